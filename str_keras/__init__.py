@@ -1,0 +1,43 @@
+"""Learnable sparsity for Keras 3, from training to the phone.
+
+`import str_keras` loads keras and the core; `str_keras.models`, `data` and `export`
+(and with them TensorFlow) load on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from str_keras import optimizers, schedules
+from str_keras.budget import summary
+from str_keras.layers import SoftThreshold
+from str_keras.model import SparseModel, copy_weights, sparsify, strip
+from str_keras.thresholds import register_g, soft_threshold
+
+if TYPE_CHECKING:
+    from str_keras import data, export, models
+
+__version__ = "0.1.0"
+
+_LAZY = ("data", "export", "models")
+
+__all__ = [
+    "SoftThreshold",
+    "SparseModel",
+    "copy_weights",
+    "data",
+    "export",
+    "models",
+    "optimizers",
+    "register_g",
+    "schedules",
+    "soft_threshold",
+    "sparsify",
+    "strip",
+    "summary",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"str_keras.{name}")
+    raise AttributeError(f"module 'str_keras' has no attribute {name!r}")

@@ -1,0 +1,70 @@
+"""What all entry points share: flags in, one line and exit status 1 for a bad value."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+
+class UserError(Exception):
+    """Something the user can mend; its message is one line that says how."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception without line breaks; its type if it is empty."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fail(message: str) -> None:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(one_line(error))
+        raise AssertionError from error  # not reached
+    if len(rest) > 1:
+        _fail(f"all options are flags (--name=value). Received: {' '.join(rest[1:])}")
+    return rest
+
+
+def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
+    """Parses the flags, calls `main()` and exits with its status.
+
+    `--help` lists the flags. A `ValueError`, `OSError` or `UserError` becomes
+    `error: ...` on one line and exit status 1 (with the traceback under
+    `--verbosity=1`); an interrupt becomes status 130. Anything else is a fault of ours
+    and keeps its traceback.
+
+    Args:
+        main: The program; it reads `absl.flags.FLAGS`.
+        argv: Command line with the program's name; `sys.argv` if None.
+    """
+
+    def guarded(_: Sequence[str]) -> int | None:
+        try:
+            return main()
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except (ValueError, OSError, UserError) as error:
+            if logging.get_verbosity() >= logging.DEBUG:
+                raise
+            _fail(one_line(error))
+            return 1
+
+    app.run(
+        guarded,
+        argv=list(sys.argv if argv is None else argv),
+        flags_parser=lambda args: (
+            app.parse_flags_with_usage(args)
+            if {"--help", "-help", "--helpfull", "--helpshort", "-h"} & set(args)
+            else _parse(args)
+        ),
+    )

@@ -1,0 +1,62 @@
+"""What Keras 3.15 does not export and we need, each with why. Nowhere else.
+
+A test imports each of them, so that a new Keras that moves one fails there first.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.common.variables import AutocastScope
+
+
+def full_precision() -> Any:
+    """A scope in which variables read in their own dtype.
+
+    Under mixed_float16 a read inside `call` is float16; the sum in the threshold's
+    gradient then overflows (-inf where float32 gives -3,031,754).
+    """
+    return AutocastScope(None)
+
+
+def current_scope() -> keras.StatelessScope | None:
+    """The innermost `StatelessScope` of this thread."""
+    return get_stateless_scope()
+
+
+def assign_directly(variable: keras.Variable, value: Any) -> None:
+    """Assigns as outside of any scope: `assign` would be caught by ours again."""
+    variable._direct_assign(value)
+
+
+def adopt_signature(wrapper: keras.Layer, layer: keras.Layer) -> None:
+    """Lets Keras pass to `wrapper` what it would pass to `layer`.
+
+    `Layer.__call__` decides by the signature of `call` which of training, mask,
+    initial_state, query and value arrive; `build` is bound by its signature.
+    """
+    for name in (
+        "_call_signature",
+        "call_signature_parameters",
+        "_call_has_training_arg",
+        "_call_has_mask_arg",
+        "_call_has_context_arg",
+    ):
+        setattr(wrapper, name, getattr(layer, name))
+    wrapper.__dict__["build"].__signature__ = inspect.signature(layer.build)
+
+
+def functional_graph(model: keras.Model) -> keras.Model | None:
+    """The functional graph of a built Functional or Sequential model, else None."""
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    return model if hasattr(model, "_run_through_graph") else None
+
+
+def run_graph(model: keras.Model, inputs: Any, call: Callable) -> Any:
+    """Runs a functional graph with `call(operation, *args, **kwargs)` at each node."""
+    return model._run_through_graph(inputs, call_fn=call)  # type: ignore

@@ -1,0 +1,267 @@
+"""`SoftThreshold`, the wrapper of one layer, and what it shares with whole models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from str_keras.internals import adopt_signature, full_precision
+from str_keras.selection import Kernel, find_kernels, kernel_axes
+from str_keras.substitution import Substitution
+from str_keras.thresholds import (
+    THRESHOLD_LOGIT,
+    Tensor,
+    ThresholdFunction,
+    get_g,
+    ops,
+    soft_threshold,
+)
+
+GRANULARITIES = ("layer", "filter", "weight")
+
+
+def logit_shape(kernel: Kernel, granularity: str) -> tuple[int, ...]:
+    """Shape of the logits of one kernel, broadcastable to it.
+
+    Args:
+        kernel: The kernel.
+        granularity: "layer": one, shape `()`; "filter": one per output filter, 1 on
+            the other axes; "weight": the kernel's shape.
+
+    Raises:
+        ValueError: if the granularity is another.
+    """
+    shape = tuple(kernel.variable.shape)
+    if granularity == "layer":
+        return ()
+    if granularity == "weight":
+        return shape
+    if granularity == "filter":
+        kept = {axis % len(shape) for axis in kernel.filter_axes}
+        return tuple(n if i in kept else 1 for i, n in enumerate(shape))
+    raise ValueError(
+        f"`granularity` is one of {GRANULARITIES}. Received: {granularity=}"
+    )
+
+
+def add_logit(
+    owner: keras.Layer,
+    name: str,
+    shape: tuple[int, ...],
+    s_init: float,
+    dtype: str = "float32",
+) -> keras.Variable:
+    """Adds a threshold logit to a layer: float32, or float64 beside float64 kernels.
+
+    Args:
+        owner: The layer whose weight it becomes.
+        name: Begins with `thresholds.THRESHOLD_LOGIT`.
+        shape: As of `logit_shape`.
+        s_init: Initial value of every element.
+        dtype: The kernel's; 16 bits cannot hold s (bfloat16 has a spacing of 16 near
+            the paper's -3200, where one step of decay is 0.15).
+    """
+    return owner.add_weight(
+        name=name,
+        shape=shape,
+        initializer=keras.initializers.Constant(s_init),
+        dtype="float64" if dtype == "float64" else "float32",
+        autocast=False,
+    )
+
+
+@dataclass(frozen=True)
+class ThresholdedKernel:
+    """A kernel with its logit: what a layer reads instead of its raw kernel.
+
+    Args:
+        kernel: The raw kernel and its layer.
+        logit: s, of a shape that broadcasts to the kernel's.
+        g: Map from logit to threshold.
+    """
+
+    kernel: Kernel
+    logit: keras.Variable
+    g: ThresholdFunction
+
+    def threshold(self) -> Tensor:
+        """g(s), of the logit's shape and dtype, in units of the kernel."""
+        with full_precision():
+            return self.g(ops.convert_to_tensor(self.logit.value))
+
+    def sparse(self) -> Tensor:
+        """`soft_threshold(w, g(s))`, of the kernel's shape and dtype.
+
+        Computed in the logit's dtype: a 16-bit kernel is cast up and back.
+        """
+        with full_precision():
+            raw = ops.convert_to_tensor(self.kernel.variable.value)
+            threshold = self.threshold()
+            sparse = soft_threshold(ops.cast(raw, threshold.dtype), threshold)
+            return ops.cast(sparse, raw.dtype)
+
+
+def check_s_init(s_init: float | None, g: ThresholdFunction) -> float:
+    """Returns `s_init` as a float, or the default of `g`.
+
+    Raises:
+        ValueError: if it is not a finite number.
+    """
+    value = g.s_init if s_init is None else s_init
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not abs(value) < float("inf"):
+        raise ValueError(f"`s_init` must be a finite number. Received: {s_init=}")
+    return value
+
+
+def call_substituted(
+    owner: keras.Layer,
+    layer: keras.Layer,
+    thresholded: Iterable[ThresholdedKernel],
+    args: tuple,
+    kwargs: dict[str, Any],
+) -> Any:
+    """Calls `layer` with its sparse kernels; losses added inside go to `owner`."""
+    mapping = [(item.kernel.variable, item.sparse()) for item in thresholded]
+    with Substitution(mapping) as scope:
+        # Not `layer.call`: masks, autocast and activity losses come from `__call__`.
+        outputs = layer(*args, **kwargs)
+    for loss in scope.losses:
+        owner.add_loss(loss)
+    return outputs
+
+
+@keras.saving.register_keras_serializable("str_keras")
+class SoftThreshold(keras.layers.Wrapper):
+    """Wraps a layer so that it works with its soft-thresholded kernels.
+
+    `sign(w) relu(|w| - g(s))` with one trainable logit s per kernel (Kusupati et al.
+    2020, section 3). The raw kernel stays the wrapped layer's own weight; regularizers
+    and constraints act on that raw kernel. `strip` gives the plain layer back.
+
+    What lowers s is the L2 decay of `str_keras.optimizers`: Keras' own `weight_decay`
+    is decoupled from the gradient and leaves the layer dense.
+
+    Args:
+        layer: Dense, EinsumDense, Conv1D/2D/3D, Conv1D/2D/3DTranspose,
+            DepthwiseConv1D/2D, SeparableConv1D/2D, or any layer with `kernels`.
+        s_init: Initial logit; None is the default of `g` (-40 for "sigmoid", -10 for
+            "exp"; the paper's 100-epoch ImageNet runs use -3200 and -12800).
+            `stk.forecast` suggests one for a schedule.
+        g: Map from s to the threshold: "sigmoid", "exp", or what `register_g` knows.
+        granularity: "layer", "filter" (per output filter) or "weight".
+        kernels: Names of the variables to be thresholded, for a layer of another
+            type, such as `["kernel", "recurrent_kernel"]` of an LSTM.
+
+    Call arguments:
+        Those of the wrapped layer.
+
+    Returns:
+        What the wrapped layer returns.
+
+    `thresholded` lists, once built, each kernel with its logit.
+
+    Raises:
+        TypeError: if the layer's type is unknown and `kernels` is not given.
+        ValueError: for another granularity, a non-finite `s_init`, an unknown `g`,
+            or a layer that already is a SoftThreshold.
+    """
+
+    def __init__(
+        self,
+        layer: keras.Layer,
+        s_init: float | None = None,
+        g: Any = "sigmoid",
+        granularity: str = "layer",
+        kernels: Sequence[str] | None = None,
+        **kwargs: Any,
+    ):
+        if isinstance(layer, SoftThreshold):
+            raise ValueError(
+                f"The layer has thresholds already. Received: layer={layer.name}"
+            )
+        kwargs.setdefault("name", getattr(layer, "name", None))
+        super().__init__(layer, **kwargs)
+        if kernels is None and not kernel_axes(layer):
+            raise TypeError(
+                "This layer's kernels are not known: name them with `kernels=[...]`. "
+                f"Received: layer={type(layer).__name__}"
+            )
+        if granularity not in GRANULARITIES:
+            raise ValueError(
+                f"`granularity` is one of {GRANULARITIES}. Received: {granularity=}"
+            )
+        self.g = get_g(g)
+        self.s_init = check_s_init(s_init, self.g)
+        self.granularity = granularity
+        self.kernel_names = None if kernels is None else list(kernels)
+        self.supports_masking = layer.supports_masking
+        adopt_signature(self, layer)
+
+    def build(self, *args: Any, **kwargs: Any) -> None:
+        """Builds the wrapped layer, if it is not built, and the logits."""
+        if not self.layer.built:
+            self.layer.build(*args, **kwargs)
+        kernels = find_kernels(self.layer, self.name, self.kernel_names)
+        self.threshold_logits = [
+            add_logit(
+                self,
+                f"{THRESHOLD_LOGIT}_{kernel.path.rsplit('/', 1)[1]}",
+                logit_shape(kernel, self.granularity),
+                self.s_init,
+                kernel.variable.dtype,
+            )
+            for kernel in kernels
+        ]
+        # Through __dict__: tracked, the kernels would be saved twice.
+        self.__dict__["thresholded"] = [
+            ThresholdedKernel(kernel, logit, self.g)
+            for kernel, logit in zip(kernels, self.threshold_logits, strict=True)
+        ]
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the wrapped layer with its sparse kernels."""
+        if getattr(self.layer, "quantization_mode", None) is not None:
+            raise ValueError(
+                "A quantized layer reads its raw kernel: strip first, then quantize. "
+                f"Received: layer={self.layer.name}"
+            )
+        return call_substituted(self, self.layer, self.thresholded, args, kwargs)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """That of the wrapped layer."""
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """That of the wrapped layer."""
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_mask(self, *args: Any, **kwargs: Any) -> Any:
+        """That of the wrapped layer."""
+        return self.layer.compute_mask(*args, **kwargs)
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        """That of the wrapped layer: its `build` may take other arguments than one."""
+        return self.layer.get_build_config() if self.built else None
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds from the wrapped layer's build configuration."""
+        if config and not self.layer.built:
+            self.layer.build_from_config(config)
+        self.build()
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; `g` by its name."""
+        return {
+            **super().get_config(),
+            "s_init": self.s_init,
+            "g": self.g.name,
+            "granularity": self.granularity,
+            "kernels": self.kernel_names,
+        }

@@ -1,0 +1,215 @@
+"""Which variables of which layers are kernels, and why others are passed through."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import keras
+from keras import layers
+
+Skip: TypeAlias = (
+    str | re.Pattern[str] | type[keras.Layer] | Callable[[keras.Layer], bool]
+)
+
+_LAST, _BEFORE_LAST, _LAST_TWO = (-1,), (-2,), (-2, -1)
+
+# Layer types, and of each kernel its name and the axes that count output filters.
+_KERNELS: list[tuple[tuple[type, ...], dict[str, tuple[int, ...]]]] = [
+    (
+        (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+        {"kernel": _BEFORE_LAST},
+    ),
+    ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), {"kernel": _LAST_TWO}),
+    (
+        (layers.SeparableConv1D, layers.SeparableConv2D),
+        {"depthwise_kernel": _LAST_TWO, "pointwise_kernel": _LAST},
+    ),
+    (
+        (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
+        {"kernel": _LAST},
+    ),
+]
+_LATER = (layers.RNN, layers.MultiHeadAttention, layers.Embedding)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel variable, its layer, and where both stand.
+
+    Args:
+        path: Names from the model down, such as "encoder/conv1/kernel".
+        layer: The layer that reads it.
+        variable: The trained (raw) kernel.
+        filter_axes: Axes of the kernel that count output filters.
+    """
+
+    path: str
+    layer: keras.Layer
+    variable: keras.Variable
+    filter_axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PassedThrough:
+    """A layer with weight matrices that carries no threshold, and the reason."""
+
+    path: str
+    layer: keras.Layer
+    reason: str
+
+
+def _einsum_filter_axes(layer: layers.EinsumDense) -> tuple[int, ...]:
+    """Axes of the kernel whose labels stand in the output: those not summed over."""
+    operands, output = layer.equation.replace(" ", "").split("->")
+    labels = operands.split(",")[1]
+    return tuple(
+        i - len(labels) for i, label in enumerate(labels) if label in output
+    ) or (-1,)
+
+
+def kernel_axes(layer: keras.Layer) -> dict[str, tuple[int, ...]]:
+    """Names of a layer's kernels with their filter axes; empty if its type is unknown.
+
+    Args:
+        layer: Any layer, built or not.
+    """
+    if isinstance(layer, layers.EinsumDense):
+        return {"kernel": _einsum_filter_axes(layer)}
+    for types, kernels in _KERNELS:
+        if isinstance(layer, types):
+            return kernels
+    return {}
+
+
+def find_kernels(
+    layer: keras.Layer, path: str, names: Sequence[str] | None = None
+) -> list[Kernel]:
+    """Returns the kernels of one built layer.
+
+    Args:
+        layer: A built layer.
+        path: The layer's path, a prefix of the kernels'.
+        names: Names of the variables that are kernels, for a layer whose type is not
+            in our table; looked up in its sublayers too. Their last axis counts
+            output filters.
+
+    Raises:
+        ValueError: if a name is of no variable of two or more axes.
+    """
+    axes = {n: _LAST for n in names} if names is not None else kernel_axes(layer)
+    found = []
+    for name, filter_axes in axes.items():
+        variables = [v for v in layer.weights if v.name == name and len(v.shape) > 1]
+        if not variables and names is not None:
+            raise ValueError(
+                f"The layer {layer.name!r} has no kernel of this name, only "
+                f"{[v.name for v in layer.weights]}. Received: kernels={list(names)}"
+            )
+        for number, variable in enumerate(variables):
+            suffix = f"_{number}" if number else ""
+            full = f"{path}/{name}{suffix}"
+            found.append(Kernel(full, layer, variable, filter_axes))
+    return found
+
+
+def walk(model: keras.Layer, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
+    """Yields each layer below a model once with its path, nested models opened."""
+    seen: set[int] = set()
+
+    def visit(parent: keras.Layer, prefix: str) -> Iterator[tuple[str, keras.Layer]]:
+        for layer in getattr(parent, "layers", []):
+            if id(layer) in seen:
+                continue
+            seen.add(id(layer))
+            path = f"{prefix}{layer.name}"
+            if isinstance(layer, keras.Model):
+                yield from visit(layer, f"{path}/")
+            else:
+                yield path, layer
+
+    yield from visit(model, prefix)
+
+
+def _matches(rule: Skip, path: str, layer: keras.Layer) -> bool:
+    if isinstance(rule, str):
+        return rule in (layer.name, path)
+    if isinstance(rule, re.Pattern):
+        return rule.search(path) is not None
+    if isinstance(rule, type):
+        return isinstance(layer, rule)
+    return bool(rule(layer))
+
+
+def _check_rules(rules: Sequence[Skip], found: list[tuple[str, keras.Layer]]) -> None:
+    names = {name for path, layer in found for name in (path, layer.name)}
+    for rule in rules:
+        if not isinstance(rule, str | re.Pattern | type) and not callable(rule):
+            raise TypeError(
+                "Each item of `skip` is a layer's name or path, a compiled regular "
+                "expression, a layer type or a function of a layer. "
+                f"Received: {rule!r}"
+            )
+        if isinstance(rule, str) and rule not in names:
+            near = difflib.get_close_matches(rule, sorted(names), 3, 0.4)
+            hint = f"; near it: {', '.join(near)}" if near else ""
+            raise ValueError(
+                f"No layer has this name or path{hint}. Received: skip={rule!r}"
+            )
+
+
+def _reason(layer: keras.Layer) -> str | None:
+    """Why a layer cannot carry thresholds, or None if it can."""
+    if getattr(layer, "quantization_mode", None) is not None:
+        return "quantized: sparsify first, quantize the stripped model"
+    if getattr(layer, "lora_enabled", False):
+        return "LoRA is enabled: merge it first"
+    if not layer.trainable:
+        return "frozen (trainable=False)"
+    if isinstance(layer, _LATER):
+        return "recurrent, attention and embedding layers: wrap by hand with `kernels=`"
+    if isinstance(layer, layers.Wrapper):
+        return "a wrapper: put SoftThreshold around the layer inside it"
+    if not kernel_axes(layer):
+        return "unknown layer type: wrap by hand with `kernels=`"
+    return None
+
+
+def select(
+    model: keras.Model, skip: Iterable[Skip] | Skip = ()
+) -> tuple[list[Kernel], list[PassedThrough]]:
+    """Splits the layers with kernels: those to get thresholds, those passed through.
+
+    Args:
+        model: A built Functional or Sequential model, nested ones opened.
+        skip: Layers to pass through: names or paths, compiled regular expressions
+            (searched in the path), types, or functions of a layer; one or several.
+
+    Returns:
+        The kernels in order of the model, and the layers passed through. Layers
+        without a weight of two or more axes (batch normalization, pooling) are in
+        neither.
+
+    Raises:
+        TypeError: if a rule is of no such kind.
+        ValueError: if a name is of no layer (near ones are named).
+    """
+    single = isinstance(skip, str | re.Pattern | type) or callable(skip)
+    rules: list[Skip] = [skip] if single else list(skip)  # type: ignore[arg-type]
+    found = list(walk(model))
+    _check_rules(rules, found)
+    kernels: list[Kernel] = []
+    passed: list[PassedThrough] = []
+    for path, layer in found:
+        if not any(len(v.shape) > 1 for v in layer.weights):
+            continue
+        if any(_matches(rule, path, layer) for rule in rules):
+            passed.append(PassedThrough(path, layer, "skipped by the caller"))
+        elif reason := _reason(layer):
+            passed.append(PassedThrough(path, layer, reason))
+        else:
+            kernels += find_kernels(layer, path)
+    return kernels, passed

@@ -1,0 +1,115 @@
+"""Every layer that SoftThreshold wraps, once: the tests run over this table."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+from keras import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    create: Callable[[], keras.Layer]
+    input_shape: tuple[int, ...]
+    macs: tuple[int, ...]
+    """Per kernel, counted by hand."""
+    filters: tuple[tuple[int, ...], ...]
+    """Per kernel, the shape of its logits with granularity="filter"."""
+
+
+CASES = [
+    Case("dense", lambda: layers.Dense(5), (7,), (35,), ((1, 5),)),
+    Case("dense_3d", lambda: layers.Dense(5), (4, 7), (4 * 35,), ((1, 5),)),
+    Case(
+        "conv1d",
+        lambda: layers.Conv1D(5, 3, padding="causal"),
+        (9, 4),
+        (9 * 3 * 4 * 5,),
+        ((1, 1, 5),),
+    ),
+    Case(
+        "conv2d",
+        lambda: layers.Conv2D(6, 3, strides=2, padding="same"),
+        (7, 8, 3),
+        (4 * 4 * 9 * 3 * 6,),
+        ((1, 1, 1, 6),),
+    ),
+    Case(
+        "conv2d_groups",
+        lambda: layers.Conv2D(6, 3, groups=2, use_bias=False),
+        (6, 6, 4),
+        (4 * 4 * 9 * 2 * 6,),
+        ((1, 1, 1, 6),),
+    ),
+    Case(
+        "conv3d",
+        lambda: layers.Conv3D(4, 2),
+        (4, 5, 6, 2),
+        (3 * 4 * 5 * 8 * 2 * 4,),
+        ((1, 1, 1, 1, 4),),
+    ),
+    Case(
+        "conv1d_transpose",
+        lambda: layers.Conv1DTranspose(5, 3, strides=2),
+        (6, 4),
+        (6 * 3 * 5 * 4,),
+        ((1, 5, 1),),
+    ),
+    Case(
+        "conv2d_transpose",
+        lambda: layers.Conv2DTranspose(5, 3, strides=2, padding="same"),
+        (4, 5, 3),
+        (4 * 5 * 9 * 5 * 3,),
+        ((1, 1, 5, 1),),
+    ),
+    Case(
+        "conv3d_transpose",
+        lambda: layers.Conv3DTranspose(3, 2),
+        (3, 3, 3, 2),
+        (27 * 8 * 3 * 2,),
+        ((1, 1, 1, 3, 1),),
+    ),
+    Case(
+        "depthwise1d",
+        lambda: layers.DepthwiseConv1D(3, depth_multiplier=2),
+        (8, 4),
+        (6 * 3 * 4 * 2,),
+        ((1, 4, 2),),
+    ),
+    Case(
+        "depthwise2d",
+        lambda: layers.DepthwiseConv2D(3, depth_multiplier=2),
+        (6, 7, 4),
+        (4 * 5 * 9 * 4 * 2,),
+        ((1, 1, 4, 2),),
+    ),
+    Case(
+        "separable1d",
+        lambda: layers.SeparableConv1D(5, 3),
+        (8, 4),
+        (6 * 3 * 4, 6 * 4 * 5),
+        ((1, 4, 1), (1, 1, 5)),
+    ),
+    Case(
+        "separable2d",
+        lambda: layers.SeparableConv2D(5, 3, depth_multiplier=2),
+        (6, 6, 3),
+        (16 * 9 * 3 * 2, 16 * 6 * 5),
+        ((1, 1, 3, 2), (1, 1, 1, 5)),
+    ),
+    Case(
+        "einsum_dense",
+        lambda: layers.EinsumDense("abc,cd->abd", output_shape=(None, 6)),
+        (4, 5),
+        (4 * 5 * 6,),
+        ((1, 6),),
+    ),
+    Case(
+        "einsum_heads",
+        lambda: layers.EinsumDense("abc,cde->abde", output_shape=(None, 2, 3)),
+        (4, 5),
+        (4 * 5 * 2 * 3,),
+        ((1, 2, 3),),
+    ),
+]
