@@ -1,0 +1,175 @@
+"""What `tools/convert_tflite.py` and `tools/convert_saved_model.py` do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from str_keras.checkpoint import load_model
+from str_keras.export.errors import ExportError
+from str_keras.export.inputs import input_shape
+from str_keras.export.plain import plain_model
+from str_keras.export.report import TFLiteReport, report_table
+from str_keras.export.to_saved_model import saved_model
+from str_keras.export.to_tflite import WEIGHTS, tflite
+
+ALL = "all"
+_VARIANTS = [("float32", False), ("float32", True), ("float16", False)]
+_VARIANTS += [("float16", True), ("int8", False)]
+
+
+def load_images(
+    dataset: str, data_dir: str | None, num_images: int, model: keras.Model
+) -> dict[str, Any]:
+    """Arguments of `tflite` from a data set; none without one.
+
+    Args:
+        dataset: Name for `str_keras.data.load`; empty: no data set.
+        data_dir: Where it lies; None is the default.
+        num_images: How many test images to verify on, and training images to
+            calibrate with.
+        model: Sets the size of the images.
+
+    Returns:
+        `images`, `labels`, `calibration`, `class_names` and `preprocessing`.
+
+    Raises:
+        ValueError: for an unknown data set or a bad number.
+    """
+    if not dataset:
+        return {}
+    if num_images < 1:
+        raise ValueError(
+            "the number of images must be positive. "
+            f"Received: --num_images={num_images}"
+        )
+    from str_keras import data
+
+    shape = input_shape(model)
+    if len(shape) != 3:
+        raise ValueError(
+            "a data set is for models that take images (height, width, channels): "
+            f"leave --dataset out. Received: a model of input shape {shape}"
+        )
+    source = data.load(
+        dataset, data_dir=data_dir, image_size=shape[0], channels=shape[-1]
+    )
+    images, labels = source.raw("test", num_images)
+    calibration, _ = source.raw("train", num_images)
+    return {
+        "images": images,
+        "labels": labels,
+        "calibration": calibration,
+        "class_names": source.info.class_names,
+        "preprocessing": source.preprocessing,
+    }
+
+
+def convert_tflite(
+    model: str,
+    output: str,
+    *,
+    weights: str,
+    sparse: bool,
+    batch_size: int | None,
+    dataset: str,
+    data_dir: str | None,
+    num_images: int,
+    uint8_input: bool,
+    overwrite: bool,
+) -> int:
+    """Writes one .tflite file, or with weights "all" every kind; prints the table.
+
+    Args:
+        model: Path of a .keras file.
+        output: Path of the .tflite; "all" adds "-float32-sparse" and so on to its name.
+        weights: As of `tflite`, or "all".
+        sparse: As of `tflite`; "all" writes both.
+        batch_size: As of `tflite`; 0 is free.
+        dataset: As of `load_images`.
+        data_dir: As of `load_images`.
+        num_images: As of `load_images`.
+        uint8_input: As of `tflite`.
+        overwrite: As of `tflite`.
+
+    Returns:
+        The exit status: 1 if "all" could not write one of the kinds.
+
+    Raises:
+        ValueError: for a bad argument or a file that was not written.
+        OSError: if a file cannot be read or written.
+    """
+    if weights not in (*WEIGHTS, ALL, "dynamic"):
+        raise ValueError(
+            f"the weights are one of {(*WEIGHTS, ALL)}. Received: --weights={weights}"
+        )
+    loaded = plain_model(load_model(model))
+    arguments = load_images(dataset, data_dir, num_images, loaded)
+    arguments |= {"uint8_input": uint8_input, "overwrite": overwrite}
+    arguments |= {"batch_size": batch_size or None}
+    if weights != ALL:
+        report = tflite(loaded, output, weights=weights, sparse=sparse, **arguments)
+        print(report_table([report]))
+        return 0
+    reports, refused = _write_all(loaded, Path(output), arguments)
+    print(report_table(reports))
+    for line in refused:
+        print(line)
+    return 1 if refused else 0
+
+
+def _write_all(
+    model: keras.Model, output: Path, arguments: dict[str, Any]
+) -> tuple[list[TFLiteReport], list[str]]:
+    reports, refused = [], []
+    for weights, sparse in _VARIANTS:
+        kind = f"{weights}-sparse" if sparse else weights
+        path = output.with_name(f"{output.stem}-{kind}{output.suffix}")
+        if weights == "int8" and "calibration" not in arguments:
+            refused.append(f"{path.name} was not written: int8 needs --dataset")
+            continue
+        try:
+            reports.append(
+                tflite(model, path, weights=weights, sparse=sparse, **arguments)
+            )
+        except ExportError as error:
+            refused.append(f"{path.name} was not written: {error}")
+    return reports, refused
+
+
+def convert_saved_model(
+    model: str,
+    output: str,
+    *,
+    dataset: str,
+    data_dir: str | None,
+    num_images: int,
+    overwrite: bool,
+) -> int:
+    """Writes a SavedModel; prints its table.
+
+    Args:
+        model: Path of a .keras file.
+        output: The directory to write.
+        dataset: As of `load_images`; without one there is no signature for images.
+        data_dir: As of `load_images`.
+        num_images: As of `load_images`.
+        overwrite: As of `saved_model`.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ValueError: for a bad argument or a directory that was not written.
+        OSError: if it cannot be read or written.
+    """
+    loaded = plain_model(load_model(model))
+    arguments = load_images(dataset, data_dir, num_images, loaded)
+    for name in ("labels", "calibration"):
+        arguments.pop(name, None)
+    report = saved_model(loaded, output, overwrite=overwrite, **arguments)
+    print(report_table([report]))
+    print(f"signatures: {', '.join(report.signatures)}")
+    return 0

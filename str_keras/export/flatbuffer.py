@@ -1,0 +1,206 @@
+"""What a .tflite file holds, read with LiteRT's own schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+_OP = schema.BuiltinOperator
+_TYPE = schema.TensorType
+
+# Where the operators that multiply by weights hold them. A constant that is scaled,
+# added or gathered from by another operator is no kernel.
+_KERNEL_OPERANDS = {
+    _OP.CONV_2D: (1,),
+    _OP.DEPTHWISE_CONV_2D: (1,),
+    _OP.CONV_3D: (1,),
+    _OP.TRANSPOSE_CONV: (1,),
+    _OP.CONV_3D_TRANSPOSE: (1,),
+    _OP.FULLY_CONNECTED: (1,),
+    _OP.BATCH_MATMUL: (0, 1),
+    _OP.GATHER: (0,),
+    _OP.EMBEDDING_LOOKUP: (1,),
+}
+# Operators between a stored kernel and its use.
+_UNPACKING = (_OP.DENSIFY, _OP.DEQUANTIZE, _OP.QUANTIZE, _OP.RESHAPE, _OP.TRANSPOSE)
+_NUMPY = {
+    _TYPE.FLOAT32: np.float32,
+    _TYPE.FLOAT16: np.float16,
+    _TYPE.FLOAT64: np.float64,
+    _TYPE.INT8: np.int8,
+    _TYPE.INT16: np.int16,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredKernel:
+    """One kernel as the file stores it.
+
+    Attributes:
+        name: The converter's name of the tensor.
+        size: Elements of the kernel, zeros included.
+        nonzeros: Elements that are not zero (int8: not the zero point).
+        dtype: "float32", "float16", "int8", ...
+        sparse: Whether only the non-zeros, and where they are, are stored.
+    """
+
+    name: str
+    size: int
+    nonzeros: int
+    dtype: str
+    sparse: bool
+
+
+class Graph:
+    """One subgraph: its operators by name of the operation, tensors and producers."""
+
+    def __init__(self, model: Any, subgraph: Any):
+        self.model = model
+        self.tensors = subgraph.tensors
+        self.operators = [(self._code(op), op) for op in subgraph.operators]
+        self.producers = {
+            int(out): (code, op) for code, op in self.operators for out in op.outputs
+        }
+
+    def _code(self, operator: Any) -> int:
+        code = self.model.operatorCodes[operator.opcodeIndex]
+        return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Shape of a tensor; a free dimension counts as 1."""
+        shape = self.tensors[index].shape
+        return () if shape is None else tuple(int(n) for n in shape)
+
+    def data(self, index: int) -> np.ndarray | None:
+        """The stored bytes of a constant tensor, None of any other."""
+        data = self.model.buffers[self.tensors[index].buffer].data
+        return None if data is None or len(data) == 0 else np.asarray(data, np.uint8)
+
+    def stored(self, index: int) -> int | None:
+        """The constant that a tensor is unpacked from, None if it is computed."""
+        while index >= 0 and self.data(index) is None:
+            code, operator = self.producers.get(index, (None, None))
+            if operator is None or code not in _UNPACKING:
+                return None
+            index = int(operator.inputs[0])
+        return index if index >= 0 else None
+
+
+def read_graphs(content: bytes) -> list[Graph]:
+    """Reads the subgraphs of a .tflite file.
+
+    Args:
+        content: The bytes of the file.
+
+    Raises:
+        ValueError: if they are no TensorFlow Lite flatbuffer.
+    """
+    if content[4:8] != b"TFL3":
+        raise ValueError(
+            "these bytes are no .tflite model: the identifier TFL3 is missing. "
+            f"Received: {len(content)} bytes starting with {content[:8]!r}"
+        )
+    try:
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        return [Graph(model, subgraph) for subgraph in model.subgraphs or ()]
+    except Exception as error:  # the generated reader raises whatever comes first
+        raise ValueError(f"the .tflite model is damaged: {error}") from error
+
+
+def read_kernels(content: bytes) -> list[StoredKernel]:
+    """The kernels of a .tflite file, each stored one once.
+
+    Args:
+        content: The bytes of the file.
+
+    Returns:
+        Every constant that a convolution, a fully connected layer, a matrix product
+        or an embedding takes as its weights, sparse-encoded ones included.
+
+    Raises:
+        ValueError: if they are no TensorFlow Lite flatbuffer.
+    """
+    kernels: dict[int, StoredKernel] = {}
+    for graph in read_graphs(content):
+        for code, operator in graph.operators:
+            for position in _KERNEL_OPERANDS.get(code, ()):
+                index = graph.stored(int(operator.inputs[position]))
+                if index is None:
+                    continue
+                tensor = graph.tensors[index]
+                if tensor.type in _NUMPY and tensor.buffer not in kernels:
+                    kernels[tensor.buffer] = _kernel(graph, index)
+    return list(kernels.values())
+
+
+def _kernel(graph: Graph, index: int) -> StoredKernel:
+    tensor = graph.tensors[index]
+    values = np.asarray(graph.data(index)).view(_NUMPY[tensor.type])
+    zero = 0
+    if np.issubdtype(values.dtype, np.integer) and tensor.quantization is not None:
+        points = tensor.quantization.zeroPoint
+        zero = int(points[0]) if points is not None and len(points) else 0
+    return StoredKernel(
+        name=tensor.name.decode(),
+        size=math.prod(graph.shape(index)),
+        nonzeros=int(np.count_nonzero(values != zero)),
+        dtype=values.dtype.name,
+        sparse=tensor.sparsity is not None,
+    )
+
+
+def count_operators(content: bytes, name: str) -> int:
+    """How many operators of a name, such as "DENSIFY", a .tflite file has."""
+    wanted = getattr(_OP, name)
+    return sum(code == wanted for g in read_graphs(content) for code, _ in g.operators)
+
+
+def pointwise_head(content: bytes) -> str | None:
+    """The name of a 1x1 convolution that classifies the pooled features, if any.
+
+    That is a 1x1 CONV_2D over the result of a MEAN (reshaped or passed through
+    element-wise operators or not), from where on nothing has a spatial extent again;
+    a squeeze-and-excitation block comes back to one and is not meant.
+
+    Args:
+        content: The bytes of a .tflite file.
+    """
+    for graph in read_graphs(content):
+        for code, operator in graph.operators:
+            if code != _OP.CONV_2D or graph.shape(operator.inputs[0])[1:3] != (1, 1):
+                continue
+            output = int(operator.outputs[0])
+            pooled = _is_pooled(graph, int(operator.inputs[0]))
+            if pooled and not _becomes_spatial(graph, output):
+                return graph.tensors[output].name.decode()
+    return None
+
+
+def _is_pooled(graph: Graph, index: int) -> bool:
+    """Whether a tensor is a MEAN, seen through reshapes and unary operators."""
+    while index in graph.producers:
+        code, operator = graph.producers[index]
+        if code == _OP.MEAN:
+            return True
+        source = int(operator.inputs[0])
+        elements = math.prod(graph.shape(index))
+        if code == _OP.CONV_2D or math.prod(graph.shape(source)) != elements:
+            return False
+        index = source
+    return False
+
+
+def _becomes_spatial(graph: Graph, index: int) -> bool:
+    reached = {index}
+    for _, operator in graph.operators:  # in order of execution
+        if reached & {int(i) for i in operator.inputs}:
+            for output in operator.outputs:
+                reached.add(int(output))
+                shape = graph.shape(int(output))
+                if len(shape) == 4 and math.prod(shape[1:3]) > 1:
+                    return True
+    return False

@@ -1,0 +1,197 @@
+"""TFLite: what fails somewhere, or proves wrong, is not written."""
+
+import importlib
+
+import keras
+import numpy as np
+import pytest
+from export_models import sparse_cnn
+
+from str_keras import data, export
+from str_keras.export import flatbuffer
+from str_keras.export import verify as verification
+
+layers = keras.layers
+to_tflite = importlib.import_module("str_keras.export.to_tflite")
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return data.load("fashion_mnist_5k")
+
+
+@pytest.fixture(scope="module")
+def images(dataset):
+    return dataset.raw("test", 48)
+
+
+@pytest.fixture(scope="module")
+def calibration(dataset):
+    return dataset.raw("train", 64)[0]
+
+
+REFUSED = {
+    "dynamic": ({"weights": "dynamic"}, ValueError, "does not load"),
+    "unknown weights": ({"weights": "int4"}, ValueError, "one of"),
+    "int8 sparse": ({"weights": "int8", "sparse": True}, export.ExportError, "float16"),
+    "int8 uncalibrated": ({"weights": "int8"}, ValueError, "calibration"),
+    "batch 0": ({"batch_size": 0}, ValueError, "batch_size"),
+    "batch 1.5": ({"batch_size": 1.5}, ValueError, "batch_size"),
+    "uint8 alone": ({"uint8_input": True}, ValueError, "preprocessing"),
+    "other size": ({"images": np.zeros((2, 28, 28, 1))}, ValueError, "32, 32, 1"),
+    "no image": ({"images": np.zeros((0, 32, 32, 1))}, ValueError, "n > 0"),
+    "names": ({"class_names": ["a", "b"]}, ValueError, "10 outputs"),
+    "labels": ({"labels": np.zeros(3)}, ValueError, "labels"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_arguments_are_refused_before_writing(tmp_path, case):
+    arguments, kind, said = REFUSED[case]
+    with pytest.raises(kind, match=said) as caught:
+        export.tflite(sparse_cnn(), tmp_path / "model.tflite", **arguments)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("head", ["conv", "conv after reshape"])
+def test_pointwise_head_is_refused_in_a_sparse_file_alone(tmp_path, head):
+    model, path = sparse_cnn(head), tmp_path / "model.tflite"
+    with pytest.raises(export.ExportError, match="GlobalAveragePooling2D"):
+        export.tflite(model, path, sparse=True)
+    assert not list(tmp_path.iterdir())
+    export.tflite(model, path)
+
+
+def test_squeeze_and_excitation_is_no_head(tmp_path):
+    model = sparse_cnn("squeeze and excitation")
+    assert export.tflite(model, tmp_path / "m.tflite", sparse=True).densify_ops > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda: "model.keras", "keras.Model"),
+        (lambda: keras.Sequential([layers.Dense(2)]), "inputs"),
+        (
+            lambda: keras.Sequential(
+                [keras.Input((None, None, 3)), layers.Conv2D(2, 1)]
+            ),
+            "fixed size",
+        ),
+        (
+            lambda: keras.Model(
+                inputs := [keras.Input((2,)), keras.Input((2,))], layers.Add()(inputs)
+            ),
+            "2 inputs",
+        ),
+    ],
+    ids=["path", "unbuilt", "free size", "two inputs"],
+)
+def test_unfit_models(tmp_path, model, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        export.tflite(model(), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def corrupt(change):
+    """`convert` with its model or its bytes changed on the way."""
+    original = to_tflite.convert
+
+    def convert(model, **options):
+        if change == "garbage":
+            return [b"not a model"] * len(options["encodings"])
+        copy = keras.models.clone_model(model)
+        copy.set_weights(model.get_weights())
+        for weight in copy.weights:
+            value = weight.numpy()
+            if change == "perturbed" and value.ndim > 1:
+                value *= 1.02
+            if change == "lost zeros" and value.ndim > 1:
+                value[value == 0] = 1e-9  # far below what the outputs show
+            if change == "zeros" and value.ndim > 1:
+                value *= 0
+            if change == "not finite" and value.ndim == 2:
+                value[0] = np.nan
+            weight.assign(value)
+        contents = original(copy, **options)
+        if change == "truncated":
+            return [content[: len(content) // 2] for content in contents]
+        return contents
+
+    return convert
+
+
+@pytest.mark.parametrize(
+    ("change", "weights", "said"),
+    [
+        ("garbage", "float32", "does not run"),
+        ("truncated", "float32", "does not run"),
+        ("perturbed", "float32", "differs"),
+        ("perturbed", "float16", "differs"),
+        ("lost zeros", "float32", "zeros were lost"),
+        ("not finite", "float32", "not finite"),
+        ("zeros", "int8", "times the largest"),
+    ],
+)
+def test_a_file_that_is_wrong_is_deleted(
+    tmp_path, monkeypatch, dataset, images, calibration, change, weights, said
+):
+    path = tmp_path / "model.tflite"
+    before = {"model.tflite": b"what was there"} if weights == "float32" else {}
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(to_tflite, "convert", corrupt(change))
+    with pytest.raises(export.ExportError, match=said) as caught:
+        export.tflite(
+            sparse_cnn(),
+            path,
+            weights=weights,
+            images=images[0][:16],
+            calibration=calibration[:8],
+            preprocessing=dataset.preprocessing,
+            overwrite=True,
+        )
+    assert "\n" not in str(caught.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_int8_fails_only_where_it_is_broken():
+    reference = 5 + np.random.default_rng(0).normal(size=(40, 10))
+    noisy = reference + 0.05 * np.random.default_rng(1).normal(size=(40, 10))
+    comparison = verification.compare(noisy, reference)
+    exact = np.abs(noisy - reference).max() / np.abs(reference).max()
+    assert comparison.difference == pytest.approx(exact)
+    verification.check(comparison, "int8")
+    for broken, said in [
+        (reference * 0, "same outputs"),
+        (-reference, "times the largest"),
+        (np.roll(reference, 1, axis=1), "of the images only"),
+    ]:
+        with pytest.raises(export.ExportError, match=said):
+            verification.check(verification.compare(broken, reference), "int8")
+
+
+def test_existing_files_stay(tmp_path):
+    path = tmp_path / "model.tflite"
+    for existing in (path, path.with_suffix(".json")):
+        existing.write_bytes(b"mine")
+        with pytest.raises(FileExistsError, match="overwrite"):
+            export.tflite(sparse_cnn(), path)
+        assert existing.read_bytes() == b"mine"
+        existing.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match="directory"):
+        export.tflite(sparse_cnn(), path, overwrite=True)
+
+
+def test_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        export.tflite(sparse_cnn(), tmp_path / "file" / "model.tflite")
+
+
+@pytest.mark.parametrize("content", [b"", b"0123TFL3", b"zip" * 100])
+def test_reading_what_is_no_tflite(content):
+    with pytest.raises(ValueError, match=r"\.tflite"):
+        flatbuffer.read_kernels(content)

@@ -1,0 +1,65 @@
+"""Converts a .keras model to a .tflite file that was loaded, run and compared.
+
+python tools/convert_tflite.py --model=run/best.keras --output=model.tflite \
+    --weights=float16 --sparse --dataset=fashion_mnist_5k
+"""
+
+from absl import flags
+
+from str_keras import cli
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "The .keras file: sparsified, with SoftThreshold layers, or plain."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "The .tflite file to write; its .json is written beside it."
+)
+_WEIGHTS = flags.DEFINE_string(
+    "weights",
+    "float32",
+    "float32, float16, int8 (calibrated on training images of --dataset), or all: "
+    "every kind, dense and sparse-encoded, one file each (OUTPUT-float16-sparse...).",
+)
+_SPARSE = flags.DEFINE_bool(
+    "sparse", False, "Store only the non-zeros of kernels (float32 and float16)."
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 1, "Images a batch, fixed in the file; 0 leaves it free."
+)
+_DATASET = flags.DEFINE_string(
+    "dataset",
+    "",
+    "Data set whose test images the file is verified on, such as fashion_mnist_5k; "
+    "empty: random inputs, and no int8.",
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set.")
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", 256, "Test images to verify on, and training images to calibrate on."
+)
+_UINT8_INPUT = flags.DEFINE_bool(
+    "uint8_input", False, "Take raw uint8 pixels and normalize them inside the file."
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
+
+
+def main() -> int:
+    """Runs the conversion that the flags ask for."""
+    from str_keras.export import commands
+
+    return commands.convert_tflite(
+        _MODEL.value,
+        _OUTPUT.value,
+        weights=_WEIGHTS.value,
+        sparse=_SPARSE.value,
+        batch_size=_BATCH_SIZE.value,
+        dataset=_DATASET.value,
+        data_dir=_DATA_DIR.value,
+        num_images=_NUM_IMAGES.value,
+        uint8_input=_UINT8_INPUT.value,
+        overwrite=_OVERWRITE.value,
+    )
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["model", "output"])
+    cli.run(main)
