@@ -5,10 +5,19 @@
 """
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+# Python has "-m" there while it imports for `python -m`; our scripts set the variable.
+if sys.argv[:1] == ["-m"] or "STR_KERAS_PROGRAM" in os.environ:
+    from str_keras.startup import import_quietly
+
+    import_quietly("tensorflow")
 
 from str_keras import optimizers, schedules
 from str_keras.budget import summary
+from str_keras.forecasting import forecast
 from str_keras.layers import SoftThreshold
 from str_keras.model import SparseModel, copy_weights, sparsify, strip
 from str_keras.thresholds import register_g, soft_threshold
@@ -26,6 +35,7 @@ __all__ = [
     "copy_weights",
     "data",
     "export",
+    "forecast",
     "models",
     "optimizers",
     "register_g",

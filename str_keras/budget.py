@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
 from str_keras import files, internals
 from str_keras.layers import SoftThreshold, ThresholdedKernel
@@ -23,6 +23,7 @@ from str_keras.tables import text_table
 from str_keras.thresholds import is_threshold_logit
 
 Shape = tuple[int | None, ...]
+ops: Any = keras.ops  # untyped there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,7 +332,7 @@ def _row(
     number = uses.get(id(layer), 0)
     threshold = None
     if item is not None:
-        threshold = float(np.mean(np.asarray(item.threshold())))
+        threshold = float(np.mean(ops.convert_to_numpy(item.threshold())))
     return KernelRow(
         path=path,
         kind=type(layer).__name__,
@@ -379,3 +380,42 @@ def summary(model: keras.Model, input_shape: Any = None) -> Summary:
         other_params=sum(value.size for value in values),
         other_bytes=sum(value.nbytes for value in values),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelSparsity:
+    """Sparsity and threshold of one kernel at one moment of training."""
+
+    path: str
+    params: int
+    nonzeros: int
+    threshold: float
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros, in [0, 1]."""
+        return 1 - self.nonzeros / self.params
+
+
+def measure_sparsity(model: keras.Model) -> list[KernelSparsity]:
+    """Counts the non-zeros of each thresholded kernel: quick enough for every epoch.
+
+    Args:
+        model: Any model; a plain one gives an empty list.
+    """
+    return [
+        KernelSparsity(
+            path=item.kernel.path,
+            params=math.prod(item.kernel.variable.shape),
+            nonzeros=int(ops.convert_to_numpy(ops.count_nonzero(item.sparse()))),
+            threshold=float(np.mean(ops.convert_to_numpy(item.threshold()))),
+        )
+        for item in find_thresholded(model)
+    ]
+
+
+def overall_sparsity(layers: Iterable[KernelSparsity]) -> float:
+    """Share of zeros over all thresholded kernels, in [0, 1]; 0 without any."""
+    layers = list(layers)
+    params = sum(layer.params for layer in layers)
+    return 1 - sum(layer.nonzeros for layer in layers) / params if params else 0.0
