@@ -12,6 +12,10 @@ class UserError(Exception):
     """Something the user can mend; its message is one line that says how."""
 
 
+class Stopped(Exception):
+    """Ctrl-C, cleanly handled; its message says what is there."""
+
+
 def one_line(error: BaseException) -> str:
     """The message of an exception without line breaks; its type if it is empty."""
     return " ".join(str(error).split()) or type(error).__name__
@@ -50,8 +54,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
     def guarded(_: Sequence[str]) -> int | None:
         try:
             return main()
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+        except (KeyboardInterrupt, Stopped) as stop:
+            print(one_line(stop), file=sys.stderr)
             return 130
         except (ValueError, OSError, UserError) as error:
             if logging.get_verbosity() >= logging.DEBUG:

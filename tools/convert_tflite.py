@@ -4,8 +4,11 @@ python tools/convert_tflite.py --model=run/best.keras --output=model.tflite \
     --weights=float16 --sparse --dataset=fashion_mnist_5k
 """
 
+import os
+
 from absl import flags
 
+os.environ["STR_KERAS_PROGRAM"] = "1"  # a start without TensorFlow's log
 from str_keras import cli
 
 _MODEL = flags.DEFINE_string(

@@ -1,0 +1,59 @@
+# make quickstart | test | lint | types | clean: each sets up the environment it needs.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS ?= runs/quickstart
+# The environment is made anew when what is to be installed has changed.
+LOCK := $(shell cat setup.cfg pyproject.toml requirements.lock | sha256sum | cut -c1-16)
+USE := $(VENV)/.use-$(LOCK)
+DEVELOP := $(VENV)/.develop-$(LOCK)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint requirements.lock
+
+.PHONY: help quickstart test test-fast lint types lock clean
+
+help:
+	@echo "make quickstart  train dense and sparse twins on real images, report, export,"
+	@echo "                 verify; ends in a table (minutes on two CPU cores)"
+	@echo "make test        the whole test suite"
+	@echo "make test-fast   without the tests that train or start processes"
+	@echo "make lint types  ruff; pyright"
+	@echo "make lock        write requirements.lock anew from setup.cfg"
+
+$(USE):
+	@echo "installing into $(VENV) (TensorFlow is large; once only)"
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[plot]'
+	@touch $@
+
+# The tests also need the other backends, PyTorch and JAX.
+$(DEVELOP): $(USE)
+	@echo "installing what the tests need into $(VENV) (once only)"
+	$(PIP) --editable '.[dev,jax,plot,torch]'
+	@touch $@
+
+quickstart: $(USE)
+	$(BIN)/python -m experiments.quickstart --output=$(RUNS)
+
+test: $(DEVELOP)
+	$(BIN)/python -m pytest
+
+test-fast: $(DEVELOP)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(DEVELOP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEVELOP)
+	$(BIN)/pyright
+
+lock:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,jax,plot,torch]'
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v '@' > requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache runs

@@ -1,0 +1,1 @@
+"""Recipes and results; from a checkout: `python -m experiments.NAME`."""

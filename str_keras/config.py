@@ -1,0 +1,219 @@
+"""The configuration of a training run: one class, from which flags and files follow."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import pathlib
+import tomllib
+from typing import Any
+
+from str_keras.distribution import STRATEGIES
+from str_keras.schedules import SCHEDULES
+
+METHODS = ("str", "dense")
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+
+
+def _option(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run. The help of each field is that of its flag.
+
+    Raises:
+        ValueError: if a value is out of its range or not among its choices.
+    """
+
+    method: str = _option("str", "str: learn thresholds; dense: the same net without.")
+    architecture: str = _option(
+        "mobilenetv1", "resnet18, resnet34, resnet50, resnet101 or mobilenetv1."
+    )
+    alpha: float = _option(1.0, "Width multiplier of mobilenetv1, in (0, 1].")
+    stem: str = _option(
+        "auto",
+        "First layers: imagenet, small (stride 1, for 64 pixels or less), or auto: "
+        "by the size of the images.",
+    )
+    weights: str = _option(
+        "", "A .keras or .weights.h5 file of a dense net to start from."
+    )
+    dataset: str = _option(
+        "fashion_mnist_5k",
+        "fashion_mnist_5k (in the package, needs no network), fashion_mnist, "
+        "folder:PATH, or a name of TensorFlow Datasets (tfds:NAME, imagenet2012).",
+    )
+    data_dir: str = _option("", "Where the data set lies; TFDS' own default if empty.")
+    image_size: int = _option(0, "Height and width in pixels; 0: the data set's own.")
+    augment: str = _option("auto", "auto, none, crop_flip or imagenet.")
+    epochs: int = _option(100, "Passes over the training images.")
+    batch_size: int = _option(256, "Images a step, over all replicas together.")
+    lr: float = _option(0.256, "Peak learning rate.")
+    warmup_epochs: int = _option(5, "Epochs of linear warm-up to the peak.")
+    schedule: str = _option("cosine", "cosine, constant or step, after the warm-up.")
+    smooth_schedule: bool = _option(
+        False, "Change the rate at every step; the paper changes it every epoch."
+    )
+    momentum: float = _option(0.875, "Momentum of SGD, in [0, 1).")
+    nesterov: bool = _option(False, "Nesterov's momentum.")
+    weight_decay: float = _option(
+        2.251757813e-5, "L2 coefficient, coupled as in PyTorch; the paper's lambda."
+    )
+    threshold_decay: float | None = _option(
+        None, "L2 coefficient of the thresholds' logits; weight_decay if not given."
+    )
+    decay_batch_norm: bool = _option(True, "Decay batch normalization, as the paper.")
+    label_smoothing: float = _option(0.1, "Share of the label spread over all classes.")
+    s_init: float | None = _option(
+        None,
+        "Initial logit of the thresholds; if not given, what the forecast suggests "
+        "for this schedule and decay.",
+    )
+    g: str = _option("sigmoid", "From logit to threshold: sigmoid or exp.")
+    granularity: str = _option(
+        "layer", "Thresholds per layer, filter, weight, or one for the network."
+    )
+    skip: tuple[str, ...] = _option(
+        (), "Layers left dense: names or paths; re:PATTERN is searched in the path."
+    )
+    seed: int = _option(0, "Of the initial weights, the order and the augmentation.")
+    deterministic: bool = _option(
+        False, "Deterministic operations: two runs equal bit for bit; slower on GPUs."
+    )
+    precision: str = _option("float32", "float32, mixed_float16 or mixed_bfloat16.")
+    strategy: str = _option("auto", f"tf.distribute: {', '.join(STRATEGIES)}.")
+    synchronized_batch_norm: bool = _option(
+        False,
+        "Batch statistics over all replicas. Off, each replica normalizes by its own "
+        "(as the paper), so several replicas train another function than one.",
+    )
+    xla: bool = _option(False, "Compile the step with XLA (one device only).")
+    evaluate_every: int = _option(1, "Epochs between evaluations; the last always.")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "skip", tuple(self.skip))
+        choices = {
+            "method": METHODS,
+            "schedule": SCHEDULES,
+            "precision": PRECISIONS,
+            "strategy": STRATEGIES,
+            "stem": ("auto", "imagenet", "small"),
+            "granularity": ("layer", "filter", "weight", "network"),
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(
+                    f"--{name} is one of {', '.join(known)}. Received: {name}={value!r}"
+                )
+        ranges: tuple[tuple[str, float, float], ...] = (
+            ("epochs", 1, math.inf),
+            ("batch_size", 1, math.inf),
+            ("evaluate_every", 1, math.inf),
+            ("image_size", 0, math.inf),
+            ("warmup_epochs", 0, self.epochs),
+            ("seed", 0, 2**31),
+            ("alpha", 1e-9, 1.0),
+            ("lr", 0.0, math.inf),
+            ("weight_decay", 0.0, math.inf),
+            ("threshold_decay", 0.0, math.inf),
+            ("momentum", 0.0, 1 - 1e-9),
+            ("label_smoothing", 0.0, 1 - 1e-9),
+            ("s_init", -math.inf, math.inf),
+        )
+        for name, low, high in ranges:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not (low <= value <= high and math.isfinite(value)):
+                upper = f" and at most {high:g}" if math.isfinite(high) else ""
+                lower = f" of at least {low:g}" if math.isfinite(low) else ""
+                raise ValueError(
+                    f"--{name} must be a finite number{lower}{upper}. "
+                    f"Received: {name}={value!r}"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields as JSON takes them."""
+        return {**dataclasses.asdict(self), "skip": list(self.skip)}
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+
+
+def from_dict(values: dict[str, Any], source: str = "the configuration") -> TrainConfig:
+    """Makes a configuration of names and values.
+
+    Args:
+        values: By field name; what is missing takes the default.
+        source: Where they come from, for the message.
+
+    Raises:
+        ValueError: for an unknown name (near ones are named) or a value of another
+            type.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, 2, 0.5)
+            hint = f"; near it: {', '.join(near)}" if near else ""
+            raise ValueError(f"{source} has an unknown name{hint}. Received: {name!r}")
+        checked[name] = _typed(name, value, source)
+    return TrainConfig(**checked)
+
+
+def _typed(name: str, value: Any, source: str) -> Any:
+    kind = str(FIELDS[name].type)
+    if value is None and "None" in kind:
+        return None
+    # By type, not isinstance: True is no count, and 2.5 epochs are none.
+    if kind.startswith("float") and type(value) in (int, float):
+        return float(value)  # pyright: ignore[reportArgumentType]
+    wanted = {"str": (str,), "int": (int,), "bool": (bool,)}
+    if type(value) in wanted.get(kind, (list, tuple)):
+        return value
+    raise ValueError(
+        f"{source}: {name} wants {kind.split(' ')[0]}. Received: {name}={value!r}"
+    )
+
+
+def find(name: str) -> pathlib.Path:
+    """The file of `--config`: a path, or a name of one under experiments/configs.
+
+    Raises:
+        FileNotFoundError: if there is none; the message lists the names.
+    """
+    folder = pathlib.Path("experiments") / "configs"
+    for path in (pathlib.Path(name), folder / name, folder / f"{name}.toml"):
+        if path.is_file():
+            return path
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    raise FileNotFoundError(
+        "No such configuration file; under experiments/configs are "
+        f"{', '.join(known) or 'none (this is not a checkout)'}. "
+        f"Received: config={name!r}"
+    )
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """Values of a TOML file, or of a run's config.json.
+
+    Raises:
+        ValueError: if the file is not of its format.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            values = json.loads(text)
+            values = values.get("config", values)
+        else:
+            values = tomllib.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("not a table of names and values")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return values

@@ -1,0 +1,234 @@
+"""What watches a training: progress, sparsity, dead layers, NaN, Ctrl-C, events."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import pathlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from tqdm import tqdm
+
+from str_keras.budget import KernelSparsity, measure_sparsity, overall_sparsity
+from str_keras.cli import UserError
+
+PROBES_AN_EPOCH = 10
+"""How often an epoch the sparsity is counted: it reads every kernel."""
+
+
+class Diverged(UserError):
+    """The loss is NaN or infinite."""
+
+
+class _Callback(keras.callbacks.Callback):
+    """A callback whose model is typed (Keras': one that may be None)."""
+
+    model: Any
+
+
+class SparsityProbe(_Callback):
+    """Counts non-zeros a few times an epoch, and names a layer when all of it dies.
+
+    A layer with every |w| <= g(s) gets no gradient, for w or for s, so it stays dead.
+
+    Args:
+        steps: Steps of an epoch.
+    """
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.every = max(1, steps // PROBES_AN_EPOCH)
+        self.layers: list[KernelSparsity] = []
+        self.dead: set[str] = set()
+
+    def probe(self) -> None:
+        """Counts now."""
+        self.layers = measure_sparsity(self.model)
+        for layer in self.layers:
+            if layer.nonzeros == 0 and layer.path not in self.dead:
+                self.dead.add(layer.path)
+                step = int(self.model.optimizer.iterations)
+                tqdm.write(
+                    f"warning: every weight of {layer.path} is zero since step {step} "
+                    f"(threshold {layer.threshold:.3g}): it gets no gradient any more. "
+                    "A lower --threshold_decay, or the layer in --skip, prevents it.",
+                    file=sys.stderr,
+                )
+
+    @property
+    def sparsity(self) -> float:
+        """Overall, as last counted."""
+        return overall_sparsity(self.layers)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Counts before the first step."""
+        self.probe()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Counts now and then."""
+        if (batch + 1) % self.every == 0:
+            self.probe()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Counts once more: this is what the table shows."""
+        self.probe()
+
+
+class StopOnNan(_Callback):
+    """Stops at the first step whose loss is not finite.
+
+    Args:
+        checkpoint: The last good one, for the message; it need not exist yet.
+
+    Raises:
+        Diverged: with the step and the checkpoint.
+    """
+
+    def __init__(self, checkpoint: pathlib.Path):
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Looks at the mean loss of the epoch so far: one NaN makes it NaN."""
+        loss = float((logs or {}).get("loss", 0.0))
+        if math.isfinite(loss):
+            return
+        step = int(self.model.optimizer.iterations)
+        good = (
+            f"the last good checkpoint is {self.checkpoint}"
+            if self.checkpoint.exists()
+            else "there is no checkpoint yet"
+        )
+        raise Diverged(
+            f"The loss is {loss} at step {step} (batch {batch + 1} of the epoch): "
+            f"lower --lr, or lengthen --warmup_epochs; {good}."
+        )
+
+
+class Progress(_Callback):
+    """A bar with loss, accuracy, sparsity and images per second; silent in a pipe.
+
+    Args:
+        title: Such as "epoch 3/12".
+        steps: Steps of the epoch.
+        batch_size: Images a step.
+        probe: Where the sparsity comes from; None for a dense net.
+        done: Steps of the epoch that an earlier run did.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        steps: int,
+        batch_size: int,
+        probe: SparsityProbe | None,
+        done: int = 0,
+    ):
+        super().__init__()
+        self.batch_size = batch_size
+        self.probe = probe
+        self.seconds = 0.0
+        self.bar = tqdm(
+            total=steps * batch_size,
+            initial=done * batch_size,
+            desc=title,
+            unit="img",
+            unit_scale=True,
+            leave=False,
+            disable=None,  # where the output is no terminal
+        )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts the clock."""
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Moves the bar."""
+        shown = {k: f"{float(v):.3f}" for k, v in (logs or {}).items()}
+        if self.probe is not None:
+            shown["sparsity"] = f"{100 * self.probe.sparsity:.1f} %"
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(self.batch_size)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Stops the clock."""
+        self.seconds = time.perf_counter() - self.started
+        self.bar.close()
+
+
+class Interruption(_Callback):
+    """Ends the training after the step that a Ctrl-C falls into; a second one kills.
+
+    `caught` is True after one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.caught = False
+        self.steps = 0
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[Interruption]:
+        """Catches SIGINT inside the block (in the main thread: Python's rule)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def catch(*_: Any) -> None:
+            self.caught = True
+            signal.signal(signal.SIGINT, before)
+            tqdm.write("Stopping after this step; Ctrl-C again kills.", file=sys.stderr)
+
+        signal.signal(signal.SIGINT, catch)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Forgets the last epoch's steps."""
+        self.steps = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Counts the step, and stops."""
+        self.steps = batch + 1
+        if self.caught:
+            self.model.stop_training = True
+
+
+class TensorBoardWriter:
+    """Scalars of an epoch, and per layer sparsity and threshold, as TensorBoard events.
+
+    Args:
+        folder: Of the events; made with the first.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        import tensorflow as tf
+
+        self._tf = tf
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def write(
+        self, epoch: int, scalars: dict[str, Any], layers: list[KernelSparsity]
+    ) -> None:
+        """Writes one epoch."""
+        with self._writer.as_default(step=epoch):
+            for name, value in scalars.items():
+                if isinstance(value, int | float):
+                    self._tf.summary.scalar(name, value)
+            for layer in layers:
+                self._tf.summary.scalar(f"sparsity/{layer.path}", layer.sparsity)
+                self._tf.summary.scalar(f"threshold/{layer.path}", layer.threshold)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.close()

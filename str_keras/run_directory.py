@@ -1,0 +1,157 @@
+"""The files of a run: configuration, tables, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+from str_keras import files
+from str_keras.budget import KernelSparsity
+from str_keras.config import TrainConfig, from_dict, read
+
+METRICS = (
+    "epoch",
+    "step",
+    "learning_rate",
+    "loss",
+    "accuracy",
+    "val_loss",
+    "val_accuracy",
+    "sparsity",
+    "seconds",
+    "images_per_second",
+)
+LAYERS = ("epoch", "path", "sparsity", "threshold")
+_PACKAGES = ("str_keras", "keras", "tensorflow", "tensorflow-datasets", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide results."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # str_keras itself, run from a checkout that is not installed
+    return found
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout that the package lies in, "-dirty" if changed; or None."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+class RunDirectory:
+    """Reads and writes the files of one run; each file is whole at any moment.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path)
+        self.last = self.path / "last.keras"
+        self.best = self.path / "best.keras"
+        self.events = self.path / "events"
+        self.metrics: list[dict[str, Any]] = []
+        self.layers: list[dict[str, Any]] = []
+
+    def check_free(self) -> None:
+        """Raises a FileExistsError if the folder holds anything, or is a file."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise FileExistsError(
+                "The run directory exists: go on with --resume, or name another. "
+                f"Received: run_dir={self.path}"
+            )
+
+    def create(self, config: TrainConfig, command: str) -> None:
+        """Makes the folder and its config.json.
+
+        Raises:
+            OSError: if it cannot be made or written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        record = {
+            "config": config.to_dict(),
+            "command": command,
+            "versions": versions(),
+            "git_revision": git_revision(),
+            "started": datetime.datetime.now(datetime.UTC).isoformat(
+                timespec="seconds"
+            ),
+        }
+        files.write_text(self.path / "config.json", json.dumps(record, indent=1) + "\n")
+
+    def read_config(self) -> TrainConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            FileNotFoundError: if there is no run.
+            ValueError: if its file is damaged.
+        """
+        path = self.path / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                "There is no run to resume: config.json is missing. "
+                f"Received: run_dir={self.path}"
+            )
+        return from_dict(read(path), str(path))
+
+    def read_tables(self, epochs: int) -> None:
+        """Reads metrics.csv and layers.csv, of the first `epochs` epochs.
+
+        A run that was killed between table and checkpoint has a line too many.
+        """
+        self.metrics = self._read("metrics.csv", epochs)
+        self.layers = self._read("layers.csv", epochs)
+
+    def _read(self, name: str, epochs: int) -> list[dict[str, Any]]:
+        path = self.path / name
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [row for row in rows if int(row["epoch"]) <= epochs]
+
+    def add_epoch(self, metrics: dict[str, Any], layers: list[KernelSparsity]) -> None:
+        """Adds the line of an epoch to metrics.csv and its layers to layers.csv."""
+        self.metrics.append(metrics)
+        self.layers += [
+            {
+                "epoch": metrics["epoch"],
+                "path": layer.path,
+                "sparsity": layer.sparsity,
+                "threshold": layer.threshold,
+            }
+            for layer in layers
+        ]
+        self._write("metrics.csv", METRICS, self.metrics)
+        self._write("layers.csv", LAYERS, self.layers)
+
+    def _write(
+        self, name: str, columns: tuple[str, ...], rows: list[dict[str, Any]]
+    ) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        files.write_text(self.path / name, text.getvalue())

@@ -1,0 +1,72 @@
+"""Trains a sparse network: `python -m str_keras.train --run_dir=RUN [flags]`.
+
+Without other flags: MobileNetV1 with STR on the images that come with the package, by
+the paper's ImageNet recipe. `--config=quickstart` (a file under experiments/configs, or
+any .toml, or another run's config.json) names a recipe; flags on the command line win.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Any
+
+from absl import flags
+
+from str_keras import cli
+from str_keras.config import FIELDS, find, from_dict, read
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "run_dir", None, "Folder for tables, checkpoints and events; must not exist."
+)
+flags.DEFINE_string(
+    "config",
+    None,
+    "A .toml file, its name under experiments/configs, or a config.json.",
+)
+flags.DEFINE_boolean("resume", False, "Go on with the run in --run_dir.")
+
+_DEFINE = {
+    "str": flags.DEFINE_string,
+    "int": flags.DEFINE_integer,
+    "float": flags.DEFINE_float,
+    "float | None": flags.DEFINE_float,
+    "bool": flags.DEFINE_boolean,
+    "tuple[str, ...]": flags.DEFINE_list,
+}
+for _name, _field in FIELDS.items():
+    _default: Any = _field.default
+    if isinstance(_default, tuple):
+        _default = list(_default)
+    _DEFINE[str(_field.type)](_name, _default, _field.metadata["help"])
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "str_keras.train", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Reads the flags and trains."""
+    if not FLAGS.run_dir:
+        raise ValueError("--run_dir is missing: name a new folder for the run.")
+    given = {name: FLAGS[name].value for name in FIELDS if FLAGS[name].present}
+    if FLAGS.resume:
+        from str_keras.run_directory import RunDirectory
+
+        base = RunDirectory(FLAGS.run_dir).read_config().to_dict()
+    else:
+        base = read(find(FLAGS.config)) if FLAGS.config else {}
+    config = from_dict({**base, **given}, FLAGS.config or "the command line")
+
+    from str_keras.training import Interrupted, train_and_evaluate
+
+    try:
+        result = train_and_evaluate(config, FLAGS.run_dir, FLAGS.resume, _command())
+    except Interrupted as stop:
+        raise cli.Stopped(str(stop)) from None
+    print(f"\n{result.summary}\n\nwritten to {FLAGS.run_dir}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,368 @@
+"""`train_and_evaluate`: from a configuration to a run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tqdm import tqdm
+
+from str_keras import checkpoint, data, models, optimizers, schedules
+from str_keras.budget import Summary, summary
+from str_keras.checkpoint import Progress
+from str_keras.config import TrainConfig
+from str_keras.distribution import create_strategy
+from str_keras.forecasting import forecast, suggest_s_init
+from str_keras.model import find_thresholded, sparsify
+from str_keras.monitoring import (
+    Interruption,
+    SparsityProbe,
+    StopOnNan,
+    TensorBoardWriter,
+)
+from str_keras.monitoring import Progress as ProgressBar
+from str_keras.run_directory import RunDirectory
+from str_keras.selection import Skip
+
+SMALL_IMAGE = 64
+"""Images of up to so many pixels get the small stem, unless told otherwise."""
+
+NEAR_FULL_SPARSITY = 0.005
+"""best.keras is the most accurate epoch of those within so much of the sparsest."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after the checkpoint was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a training ended with.
+
+    Args:
+        model: The trained model, thresholds and optimizer with it.
+        metrics: A dictionary per epoch, with the columns of metrics.csv.
+        summary: Of the model.
+    """
+
+    model: keras.Model
+    metrics: list[dict[str, Any]]
+    summary: Summary
+
+
+def _stem(config: TrainConfig, shape: tuple[int, ...]) -> str:
+    if config.stem != "auto":
+        return config.stem
+    return "small" if max(shape[:2]) <= SMALL_IMAGE else "imagenet"
+
+
+def _dense_model(config: TrainConfig, info: data.DatasetInfo) -> keras.Model:
+    arguments: dict[str, Any] = {
+        "input_shape": info.image_shape,
+        "classes": info.num_classes,
+        "stem": _stem(config, info.image_shape),
+        "synchronized": config.synchronized_batch_norm,
+        "weights": config.weights or None,
+    }
+    if config.architecture == "mobilenetv1":
+        arguments["alpha"] = config.alpha
+    return models.create(config.architecture, **arguments)
+
+
+def _optimizer(config: TrainConfig, steps: int) -> optimizers.SGD:
+    schedule = schedules.create(
+        config.schedule,
+        config.lr,
+        steps_per_epoch=steps,
+        epochs=config.epochs,
+        warmup_epochs=config.warmup_epochs,
+        per_epoch=not config.smooth_schedule,
+    )
+    return optimizers.SGD(
+        schedule,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        threshold_decay=config.threshold_decay,
+        decay_batch_norm=config.decay_batch_norm,
+    )
+
+
+def _skip_rules(names: tuple[str, ...]) -> list[Skip]:
+    try:
+        return [re.compile(n[3:]) if n.startswith("re:") else n for n in names]
+    except re.error as error:
+        raise ValueError(
+            f"--skip has a pattern that is no regular expression: {error}. "
+            f"Received: skip={list(names)}"
+        ) from error
+
+
+def _choose_s_init(config: TrainConfig, optimizer: Any, steps: int) -> float | None:
+    if config.s_init is not None:
+        return config.s_init
+    try:
+        return suggest_s_init(optimizer, steps, config.g)
+    except ValueError:
+        return None  # the decay is too weak for any; the forecast will say so
+
+
+def _build(config: TrainConfig, info: data.DatasetInfo, steps: int) -> Any:
+    """The compiled model; called inside of the strategy's scope."""
+    optimizer = _optimizer(config, steps)
+    model: Any = _dense_model(config, info)
+    if config.method == "str":
+        s_init = _choose_s_init(config, optimizer, steps * config.epochs)
+        model = sparsify(
+            model, s_init, config.g, config.granularity, _skip_rules(config.skip)
+        )
+    model.compile(
+        optimizer,
+        keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=config.label_smoothing
+        ),
+        metrics=[
+            keras.metrics.CategoricalAccuracy(name="accuracy"),
+            keras.metrics.CategoricalCrossentropy(
+                from_logits=True, name="cross_entropy"
+            ),
+        ],
+        jit_compile=config.xla,
+    )
+    return model
+
+
+def _print_forecast(config: TrainConfig, model: Any, steps: int) -> None:
+    kernels = [item.kernel.variable for item in find_thresholded(model)]
+    if not kernels:
+        return
+    print(
+        forecast(
+            model.optimizer,
+            steps * config.epochs,
+            model.s_init,
+            model.g,
+            kernels,
+            steps,
+        ),
+        flush=True,
+    )
+
+
+class _Trainer:
+    """One run: the epochs, their tables and checkpoints."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunDirectory,
+        dataset: data.ImageDataset,
+        model: Any,  # Keras' stubs want verbose and jit_compile to be strings
+        progress: Progress,
+    ):
+        self.config, self.run, self.dataset, self.model = config, run, dataset, model
+        self.start = progress
+        self.steps = dataset.steps_per_epoch(config.batch_size)
+        self.interruption = Interruption()
+        self.probe = SparsityProbe(self.steps)
+        self.probe.set_model(model)
+
+    def _one_hot(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        classes = self.dataset.info.num_classes
+        return batches.map(
+            lambda images, labels: (images, tf.one_hot(labels, classes)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+
+    def train(self) -> None:
+        """Runs the epochs that are left."""
+        events = TensorBoardWriter(self.run.events)
+        try:
+            with self.interruption.installed():
+                for epoch in range(self.start.epoch, self.config.epochs):
+                    done = self.start.step if epoch == self.start.epoch else 0
+                    self._epoch(epoch, done, events)
+        finally:
+            events.close()
+
+    def _epoch(self, epoch: int, done: int, events: TensorBoardWriter) -> None:
+        config = self.config
+        batches = self.dataset.train(epoch, config.batch_size)
+        if done:
+            batches = batches.skip(done)
+        title = f"epoch {epoch + 1}/{config.epochs}"
+        probe = self.probe if config.method == "str" else None
+        bar = ProgressBar(title, self.steps, config.batch_size, probe, done)
+        watchers = [StopOnNan(self.run.last), *([probe] if probe else []), bar]
+        rate = float(self.model.optimizer.learning_rate)
+        history = self.model.fit(
+            self._one_hot(batches),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            shuffle=False,  # the pipeline does
+            verbose=0,
+            callbacks=[*watchers, self.interruption],
+        ).history
+        taken = self.interruption.steps
+        if self.interruption.caught and done + taken < self.steps:
+            progress = Progress(epoch, done + taken)
+            checkpoint.save(self.model, self.run.last, progress)
+            raise Interrupted(
+                f"stopped after step {done + taken} of {title}; --resume goes on there"
+            )
+        row = {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * self.steps,
+            "learning_rate": rate,
+            "loss": history["loss"][-1],
+            "accuracy": history["accuracy"][-1],
+            **self._evaluate(epoch + 1),
+            "sparsity": self.probe.sparsity,
+            "seconds": round(bar.seconds, 3),
+            "images_per_second": round(taken * config.batch_size / bar.seconds, 1),
+        }
+        self._finish_epoch(title, row, events)
+        if self.interruption.caught:
+            raise Interrupted(f"stopped after {title}; --resume goes on there")
+
+    def _evaluate(self, epoch: int) -> dict[str, Any]:
+        last = epoch == self.config.epochs
+        if epoch % self.config.evaluate_every and not last:
+            return {"val_loss": "", "val_accuracy": ""}
+        batches = self._one_hot(self.dataset.evaluation(self.config.batch_size))
+        found = self.model.evaluate(batches, verbose=0, return_dict=True)
+        return {"val_loss": found["cross_entropy"], "val_accuracy": found["accuracy"]}
+
+    def _finish_epoch(
+        self, title: str, row: dict[str, Any], events: TensorBoardWriter
+    ) -> None:
+        run, probe = self.run, self.probe
+        # The table first: a run killed here repeats the epoch and its line.
+        run.add_epoch(row, probe.layers)
+        best = self._is_best(row)
+        progress = Progress(row["epoch"])
+        checkpoint.save(self.model, run.last, progress)
+        if best:
+            checkpoint.save(self.model, run.best, progress)
+        events.write(row["epoch"], row, probe.layers)
+        parts = [title, f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.4f}"]
+        if row["val_accuracy"] != "":
+            parts.append(f"validation accuracy {row['val_accuracy']:.4f}")
+        if self.config.method == "str":
+            parts.append(f"sparsity {100 * row['sparsity']:.2f} %")
+        parts.append(f"{row['images_per_second']:,.0f} images/s")
+        tqdm.write("  ".join(parts))
+
+    def _is_best(self, row: dict[str, Any]) -> bool:
+        """Whether no earlier epoch of about this sparsity or more is more accurate."""
+        if row["val_accuracy"] == "":
+            return False
+        rivals = [
+            float(other["val_accuracy"])
+            for other in self.run.metrics[:-1]
+            if other["val_accuracy"] != ""
+            and float(other["sparsity"]) >= row["sparsity"] - NEAR_FULL_SPARSITY
+        ]
+        return row["val_accuracy"] > max(rivals, default=-1.0)
+
+
+def train_and_evaluate(
+    config: TrainConfig,
+    run_dir: str | os.PathLike[str],
+    resume: bool = False,
+    command: str = "",
+) -> Result:
+    """Trains as configured and writes the run directory.
+
+    config.json, metrics.csv (a line per epoch), layers.csv (sparsity and threshold per
+    layer and epoch), budget.csv and summary.json, last.keras (with the optimizer),
+    best.keras (the most accurate epoch within half a point of the sparsity reached),
+    and TensorBoard events.
+
+    Args:
+        config: What to train.
+        run_dir: New or empty folder; with `resume`, that of the run.
+        resume: Go on from last.keras; ends with the weights of an undisturbed run.
+        command: Command line, for the record.
+
+    Returns:
+        The `Result`.
+
+    Raises:
+        ValueError: for a configuration that does not fit data or devices.
+        OSError: if the directory exists, or cannot be written.
+        monitoring.Diverged: if the loss is not finite.
+        Interrupted: after a Ctrl-C, with a checkpoint.
+    """
+    run = RunDirectory(run_dir)
+    if resume:
+        stored = run.read_config()
+        if stored != config:
+            raise ValueError(_difference(stored, config))
+    else:
+        run.check_free()
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(config.precision)
+    try:
+        return _train(config, run, resume, command)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _difference(stored: TrainConfig, config: TrainConfig) -> str:
+    old, new = stored.to_dict(), config.to_dict()
+    changed = [f"{k}={new[k]!r} (was {old[k]!r})" for k in old if old[k] != new[k]]
+    return (
+        "A run goes on with the configuration it was started with: leave these out, or "
+        f"start another run. Received: {', '.join(changed)}"
+    )
+
+
+def _train(
+    config: TrainConfig, run: RunDirectory, resume: bool, command: str
+) -> Result:
+    dataset = data.load(
+        config.dataset,
+        image_size=config.image_size or None,
+        data_dir=config.data_dir or None,
+        seed=config.seed,
+        augment=config.augment,
+    )
+    steps = dataset.steps_per_epoch(config.batch_size)
+    strategy = create_strategy(config.strategy)
+    replicas = strategy.num_replicas_in_sync
+    if config.batch_size % replicas:
+        raise ValueError(
+            "--batch_size is that of all replicas together and must be a multiple of "
+            f"their number. Received: batch_size={config.batch_size}, "
+            f"replicas={replicas}"
+        )
+    if config.xla and replicas > 1:
+        raise ValueError(
+            "Keras compiles a step with XLA on one device only: leave --xla out. "
+            f"Received: replicas={replicas}"
+        )
+    with strategy.scope():
+        progress = Progress(0)
+        if resume and run.last.is_file():
+            model, progress = checkpoint.load(run.last)
+        else:
+            model = _build(config, dataset.info, steps)
+    if resume:
+        run.read_tables(progress.epoch)
+    else:
+        run.create(config, command)
+    _print_forecast(config, model, steps)
+    trainer = _Trainer(config, run, dataset, model, progress)
+    trainer.train()
+    counted = summary(model)
+    counted.to_csv(run.path / "budget.csv")
+    counted.to_json(run.path / "summary.json")
+    return Result(model, run.metrics, counted)

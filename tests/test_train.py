@@ -1,0 +1,418 @@
+"""The training entry point on a few real images: files, resume, faults, replicas."""
+
+import csv
+import json
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+import str_keras as stk
+from str_keras import checkpoint, cli, monitoring, train, training
+from str_keras.config import TrainConfig, from_dict
+from str_keras.files import written_aside
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="training uses tf.distribute"
+)
+CLASSES, PER_CLASS = 3, 32
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A folder of images out of the embedded set: 96 to train on, 48 to test on."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("images")
+    dataset = stk.data.load("fashion_mnist_5k")
+    for split, per_class in (("train", PER_CLASS), ("test", 16)):
+        images, labels = dataset.raw(split, 1500)
+        for label in range(CLASSES):
+            where = root / split / dataset.info.class_names[label].replace("/", "-")
+            where.mkdir(parents=True)
+            for i, image in enumerate(images[labels == label][:per_class]):
+                Image.fromarray(image[..., 0]).save(where / f"{i:03}.png")
+    return root
+
+
+def tiny(input_shape, classes, stem, synchronized, weights):
+    """A net of four kernels: MobileNetV1 takes ten times as long to trace."""
+    layers = keras.layers
+    inputs = x = keras.Input(input_shape)
+    for layer in (
+        layers.Conv2D(8, 3, strides=2, use_bias=False, name="conv1"),
+        layers.BatchNormalization(momentum=0.9, synchronized=synchronized),
+        layers.ReLU(),
+        layers.DepthwiseConv2D(3, strides=2, use_bias=False, name="block1_depthwise"),
+        layers.BatchNormalization(momentum=0.9, synchronized=synchronized),
+        layers.ReLU(),
+        layers.Conv2D(16, 1, use_bias=False, name="block1_pointwise"),
+        layers.BatchNormalization(momentum=0.9, synchronized=synchronized),
+        layers.ReLU(),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(classes, use_bias=False, dtype="float32", name="fc"),
+    ):
+        x = layer(x)
+    model = keras.Model(inputs, x, name="tiny")
+    if weights:
+        model.load_weights(weights)
+    return model
+
+
+@pytest.fixture(scope="session")
+def config(folder):
+    stk.models.ARCHITECTURES["tiny"] = tiny
+    yield TrainConfig(
+        architecture="tiny",
+        dataset=f"folder:{folder}",
+        image_size=32,
+        augment="crop_flip",
+        epochs=3,
+        batch_size=32,
+        lr=0.05,
+        warmup_epochs=1,
+        weight_decay=5e-4,
+        threshold_decay=0.5,
+        s_init=-8.0,
+    )
+    del stk.models.ARCHITECTURES["tiny"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(config, tmp_path_factory):
+    """A whole run, its folder and what it printed."""
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    return training.train_and_evaluate(config, run_dir, command="the command"), run_dir
+
+
+def with_(config, **changes):
+    return from_dict({**config.to_dict(), **changes})
+
+
+def arrays(model):
+    return [np.array(v) for v in model.weights]
+
+
+def assert_same_weights(model, other):
+    for a, b in zip(arrays(model), arrays(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(rows):
+    times = ("seconds", "images_per_second")
+    return [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+
+@pytest.mark.slow
+def test_a_run_leaves_its_files(undisturbed, config):
+    _, run_dir = undisturbed
+    names = {path.name for path in run_dir.iterdir()}
+    assert names == {
+        "best.keras",
+        "budget.csv",
+        "config.json",
+        "events",
+        "last.keras",
+        "layers.csv",
+        "metrics.csv",
+        "summary.json",
+    }
+    record = json.loads((run_dir / "config.json").read_text())
+    assert from_dict(record["config"]) == config
+    assert record["command"] == "the command"
+    assert record["versions"]["keras"] == keras.__version__
+    rows = read_csv(run_dir / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [row["step"] for row in rows] == ["3", "6", "9"]
+    np.testing.assert_allclose(float(rows[0]["learning_rate"]), 0.05, rtol=1e-6)
+    # The tables and the checkpoint tell of the same model.
+    last = stk.strip(checkpoint.load_model(run_dir / "last.keras"))
+    kernels = [np.array(v) for v in last.weights if len(v.shape) > 1]
+    zeros = sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels)
+    assert 0 < zeros < 1
+    np.testing.assert_allclose(float(rows[-1]["sparsity"]), zeros, atol=1e-9)
+    budget = read_csv(run_dir / "budget.csv")
+    nonzeros = [np.count_nonzero(kernel) for kernel in kernels]
+    assert [int(row["nonzeros"]) for row in budget] == nonzeros
+    layers = [r for r in read_csv(run_dir / "layers.csv") if r["epoch"] == "3"]
+    for layer, row in zip(layers, budget, strict=True):
+        assert layer["path"] == row["path"]
+        assert float(layer["sparsity"]) == pytest.approx(float(row["sparsity"]))
+        assert float(layer["threshold"]) == pytest.approx(float(row["threshold"]))
+    # Evaluated anew, the checkpoint has the accuracy of the table.
+    x, y = stk.data.load(config.dataset, image_size=32).raw("test", 48)
+    normalize = stk.data.load(config.dataset, image_size=32).preprocessing.normalize
+    right = (last.predict(normalize(x), verbose=0).argmax(-1) == y).mean()
+    assert float(rows[-1]["val_accuracy"]) == pytest.approx(right)
+
+
+@pytest.mark.slow
+def test_events_hold_the_scalars_of_each_layer(undisturbed):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, run_dir = undisturbed
+    events = EventAccumulator(str(run_dir / "events"), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = events.Tags()["tensors"]
+    rows = read_csv(run_dir / "layers.csv")
+    assert {f"sparsity/{row['path']}" for row in rows} <= set(tags)
+    assert {f"threshold/{row['path']}" for row in rows} <= set(tags)
+    assert "val_accuracy" in tags and "loss" in tags
+    assert [event.step for event in events.Tensors("sparsity")] == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["inside of an epoch", "at the end of an epoch"])
+def test_ctrl_c_and_resume_end_with_the_same_weights(
+    moment, undisturbed, config, tmp_path, monkeypatch, capsys
+):
+    """Batch 2 of epoch 2, or its last one: bit for bit the undisturbed run."""
+    expected, expected_dir = undisturbed
+    at = {"inside of an epoch": 4, "at the end of an epoch": 5}[moment]
+    plain = monitoring.SparsityProbe.on_train_batch_end
+
+    def interrupt(self, batch, logs=None):
+        plain(self, batch, logs)
+        if int(self.model.optimizer.iterations) == at + 1:
+            signal.raise_signal(signal.SIGINT)
+
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(monitoring.SparsityProbe, "on_train_batch_end", interrupt)
+        with pytest.raises(training.Interrupted, match="--resume goes on there"):
+            training.train_and_evaluate(config, run_dir)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finished = {"inside of an epoch": 1, "at the end of an epoch": 2}[moment]
+    assert len(read_csv(run_dir / "metrics.csv")) == finished
+    result = training.train_and_evaluate(config, run_dir, resume=True)
+    assert_same_weights(result.model, expected.model)
+    rows = without_times(read_csv(run_dir / "metrics.csv"))
+    whole = without_times(read_csv(expected_dir / "metrics.csv"))
+    assert rows[0] == whole[0] and rows[2] == whole[2]
+    for column in ("step", "val_loss", "val_accuracy", "sparsity"):
+        assert rows[1][column] == whole[1][column]
+
+
+@pytest.mark.slow
+def test_a_run_killed_between_table_and_checkpoint_resumes(
+    undisturbed, config, tmp_path, monkeypatch
+):
+    expected, expected_dir = undisturbed
+    save = checkpoint.save
+
+    def killed(model, path, progress):
+        if progress.epoch == 2:
+            raise MemoryError("killed")
+        save(model, path, progress)
+
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(MemoryError):
+            training.train_and_evaluate(config, run_dir)
+    assert len(read_csv(run_dir / "metrics.csv")) == 2
+    result = training.train_and_evaluate(config, run_dir, resume=True)
+    assert_same_weights(result.model, expected.model)
+    for name in ("metrics.csv", "layers.csv"):
+        assert without_times(read_csv(run_dir / name)) == without_times(
+            read_csv(expected_dir / name)
+        )
+    assert not list(run_dir.glob(".*"))  # nothing written aside is left
+
+
+@pytest.mark.slow
+def test_two_devices_with_synchronized_batch_norm_equal_one(
+    config, tmp_path, monkeypatch, mirrored
+):
+    """Also the checkpoint that two devices write and go on from."""
+    config = with_(config, synchronized_batch_norm=True, epochs=2)
+    one = training.train_and_evaluate(config, tmp_path / "one")
+    # The session's strategy: a second MirroredStrategy breaks collectives.
+    monkeypatch.setattr(training, "create_strategy", lambda name: mirrored)
+    two = training.train_and_evaluate(config, tmp_path / "two")
+    for a, b in zip(arrays(one.model), arrays(two.model), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+    loaded = checkpoint.load_model(tmp_path / "two" / "last.keras")
+    assert_same_weights(loaded, two.model)
+
+
+@pytest.mark.slow
+def test_mixed_precision_trains_dense_and_logs_no_sparsity(config, tmp_path):
+    config = with_(config, method="dense", precision="mixed_float16", epochs=1)
+    result = training.train_and_evaluate(config, tmp_path / "run")
+    assert keras.config.dtype_policy().name == "float32"
+    assert result.summary.kernels.sparsity < 1e-3
+    assert result.metrics[0]["sparsity"] == 0
+    assert read_csv(tmp_path / "run" / "layers.csv") == []
+
+
+@pytest.mark.slow
+def test_a_loss_of_nan_stops_with_step_and_checkpoint(config, tmp_path):
+    with pytest.raises(monitoring.Diverged, match=r"at step \d+ .*no checkpoint yet"):
+        training.train_and_evaluate(with_(config, lr=1e30), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_dead_layer_is_named_at_once(config, tmp_path, capsys):
+    config = with_(config, s_init=3.0, epochs=1, skip=["re:block", "conv1"])
+    training.train_and_evaluate(config, tmp_path / "run")
+    captured = capsys.readouterr()
+    assert "every weight of fc/kernel is zero since step 0" in captured.err
+    assert captured.err.count("every weight of") == 1
+    assert "warning: " in captured.out  # the forecast saw it coming
+
+
+def test_best_is_the_most_accurate_of_the_sparse_epochs():
+    """An early, still dense epoch must not stay the best for its accuracy."""
+    run = training.RunDirectory("unused")
+    trainer = object.__new__(training._Trainer)
+    trainer.run = run
+    epochs = [(0.90, 0.0), (0.80, 0.5), (0.82, 0.9), (0.81, 0.903), (0.83, 0.901)]
+    found = []
+    for accuracy, sparsity in epochs:
+        run.metrics.append({"val_accuracy": accuracy, "sparsity": sparsity})
+        found.append(trainer._is_best(run.metrics[-1]))
+    assert found == [True, True, True, False, True]
+
+
+# The command line: one clear line and exit status 1.
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs the program with flags; gives its exit status and what it printed."""
+
+    def call(*arguments):
+        for name in train.FLAGS:
+            train.FLAGS[name].unparse()
+        train.FLAGS.unparse_flags()
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(train.main, ["train", *arguments])
+        captured = capsys.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--architecture=vgg"], r"resnet50.*'vgg'"),
+        (["--dataset=cifar1000"], r"cifar1000"),
+        (["--dataset=folder:nowhere"], r"nowhere"),
+        (["--strategy=horovod"], r"--strategy is one of auto.*'horovod'"),
+        (["--strategy=multi_worker_mirrored"], r"TF_CONFIG"),
+        (["--lr=nan"], r"--lr must be a finite number.*lr=nan"),
+        (["--lr=fast"], r"--lr.*fast"),
+        (["--momentum=1"], r"--momentum"),
+        (["--batch_size=0"], r"--batch_size"),
+        (["--batch_size=5001"], r"larger than the 5000 training images"),
+        (["--epochs=3", "--warmup_epochs=4"], r"--warmup_epochs"),
+        (["--skip=re:("], r"no regular expression"),
+        (["--skip=nothing"], r"No layer has this name"),
+        (["--g=softplus"], r"softplus"),
+        (["--s_init=inf"], r"--s_init"),
+        (["--config=unknown"], r"config='unknown'"),
+        (["--learning_rate=1"], r"learning_rate"),
+        (["train"], r"all options are flags"),
+        (["--weights=missing.keras"], r"missing.keras"),
+        (["--resume"], r"no run to resume"),
+        (["--stem=small", "--image_size=128"], r"small"),
+    ],
+)
+def test_bad_flags_get_one_line(arguments, message, command, tmp_path):
+    import re
+
+    status, _, err = command(f"--run_dir={tmp_path / 'run'}", *arguments)
+    assert status == 1
+    lines = [line for line in err.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    assert re.search(message, lines[0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_does_not_divide_by_the_replicas(
+    command, tmp_path, monkeypatch, mirrored
+):
+    monkeypatch.setattr(training, "create_strategy", lambda name: mirrored)
+    status, _, err = command(f"--run_dir={tmp_path / 'run'}", "--batch_size=33")
+    assert status == 1 and "batch_size=33, replicas=2" in err
+
+
+def test_run_directories_that_cannot_be_used(command, tmp_path):
+    assert "--run_dir is missing" in command()[2]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note").write_text("x")
+    status, _, err = command(f"--run_dir={tmp_path / 'full'}")
+    assert status == 1 and "--resume" in err
+    status, _, err = command(f"--run_dir={tmp_path / 'full' / 'note' / 'run'}")
+    assert status == 1 and err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs = 2\nepoch = 3", "near it: epochs"),
+        ("epochs = [", "cannot be read"),
+        ("lr = 'x'", "lr wants float"),
+        ("epochs = 2.5", "epochs wants int"),
+    ],
+)
+def test_bad_configuration_files(text, message, command, tmp_path):
+    (tmp_path / "bad.toml").write_text(text)
+    status, _, err = command(
+        f"--run_dir={tmp_path / 'run'}", f"--config={tmp_path / 'bad.toml'}"
+    )
+    assert status == 1 and message in err
+
+
+def test_flags_win_over_the_configuration_file(command, tmp_path, monkeypatch):
+    (tmp_path / "some.toml").write_text('epochs = 7\nlr = 1\nskip = ["fc"]\n')
+    seen = []
+
+    def stop(config, *_):
+        seen.append(config)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(training, "train_and_evaluate", stop)
+    command(f"--run_dir={tmp_path}", f"--config={tmp_path / 'some.toml'}", "--epochs=9")
+    assert (seen[0].epochs, seen[0].lr, seen[0].skip) == (9, 1.0, ("fc",))
+
+
+@pytest.mark.slow
+def test_resume_with_other_flags_is_refused(undisturbed, command):
+    _, run_dir = undisturbed
+    status, _, err = command(f"--run_dir={run_dir}", "--resume", "--lr=0.9")
+    assert status == 1
+    # The base is the run's own configuration: only the changed value is named.
+    assert "lr=0.9 (was 0.05)" in err and "epochs" not in err
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    (tmp_path / "cut.keras").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ValueError, match="truncated"):
+        checkpoint.load(tmp_path / "cut.keras")
+    with pytest.raises(FileNotFoundError):
+        checkpoint.load(tmp_path / "none.keras")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.save(tmp_path / "plain.keras")
+    with pytest.raises(ValueError, match="no training to go on with"):
+        checkpoint.load(tmp_path / "plain.keras")
+
+
+def test_a_file_written_aside_is_whole_or_absent(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with pytest.raises(RuntimeError), written_aside(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert list(path.parent.iterdir()) == []
+    with written_aside(path) as aside:
+        aside.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
