@@ -49,6 +49,7 @@ def _train(method: str, output: pathlib.Path, epochs: int | None) -> Any:
 
 def _export(method: str, model: Any, output: pathlib.Path) -> list[Any]:
     import str_keras as stk
+    from str_keras.startup import stderr_aside
 
     dataset = stk.data.load("fashion_mnist_5k")
     images, labels = dataset.raw("test", dataset.info.num_test)
@@ -57,8 +58,8 @@ def _export(method: str, model: Any, output: pathlib.Path) -> list[Any]:
     reports = []
     for weights, sparse in VARIANTS[method]:
         kind = f"{method}-{weights}{'-sparse' if sparse else ''}"
-        reports.append(
-            stk.export.tflite(
+        with stderr_aside():
+            report = stk.export.tflite(
                 plain,
                 output / "files" / f"{kind}.tflite",
                 weights=weights,
@@ -70,7 +71,7 @@ def _export(method: str, model: Any, output: pathlib.Path) -> list[Any]:
                 preprocessing=dataset.preprocessing,
                 overwrite=True,
             )
-        )
+        reports.append(report)
     return reports
 
 

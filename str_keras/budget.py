@@ -18,7 +18,7 @@ from keras import layers
 from str_keras import files, internals
 from str_keras.layers import SoftThreshold, ThresholdedKernel
 from str_keras.model import SparseModel, asked_for_shapes, find_thresholded
-from str_keras.selection import kernel_axes, select, walk
+from str_keras.selection import is_matrix, kernel_axes, select, walk
 from str_keras.tables import text_table
 from str_keras.thresholds import is_threshold_logit
 
@@ -279,9 +279,7 @@ def _count_uses(model: keras.Model, input_shape: Any) -> dict[int, int | None]:
             return internals.run_graph(graph, args[0], visit)
         outputs = operation.compute_output_spec(*args, **kwargs)
         inner = operation.layer if isinstance(operation, SoftThreshold) else operation
-        if isinstance(inner, keras.Layer) and any(
-            len(v.shape) > 1 for v in inner.weights
-        ):
+        if isinstance(inner, keras.Layer) and any(is_matrix(v) for v in inner.weights):
             number = None
             if kernel_axes(inner):
                 number = _uses(inner, args[0].shape, outputs.shape)
@@ -311,7 +309,7 @@ def _rows(model: keras.Model, uses: dict[int, int | None]) -> Iterable[KernelRow
     for path, layer in walk(model):
         inner = layer.layer if isinstance(layer, SoftThreshold) else layer
         for variable in inner.weights:
-            if len(variable.shape) < 2 or is_threshold_logit(variable):
+            if not is_matrix(variable):
                 continue
             item = thresholded.get(id(variable))
             reason = "" if item else reasons.get(path, "")
@@ -371,7 +369,7 @@ def summary(model: keras.Model, input_shape: Any = None) -> Summary:
     others = [
         variable
         for variable in model.weights
-        if len(variable.shape) < 2 and not is_threshold_logit(variable)
+        if not is_matrix(variable) and not is_threshold_logit(variable)
     ]
     values = [np.asarray(ops.convert_to_numpy(variable)) for variable in others]
     return Summary(

@@ -52,6 +52,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
     """
 
     def guarded(_: Sequence[str]) -> int | None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         try:
             return main()
         except (KeyboardInterrupt, Stopped) as stop:

@@ -11,6 +11,8 @@ from typing import TypeAlias
 import keras
 from keras import layers
 
+from str_keras.thresholds import is_threshold_logit
+
 Skip: TypeAlias = (
     str | re.Pattern[str] | type[keras.Layer] | Callable[[keras.Layer], bool]
 )
@@ -85,6 +87,18 @@ def kernel_axes(layer: keras.Layer) -> dict[str, tuple[int, ...]]:
     return {}
 
 
+def is_matrix(variable: keras.Variable) -> bool:
+    """Whether a weight is counted as a kernel: two axes or more, and no bias.
+
+    The bias of a GRU has two axes; so have the logits of thresholds per filter.
+    """
+    return (
+        len(variable.shape) > 1
+        and variable.name != "bias"
+        and not is_threshold_logit(variable)
+    )
+
+
 def find_kernels(
     layer: keras.Layer, path: str, names: Sequence[str] | None = None
 ) -> list[Kernel]:
@@ -103,7 +117,7 @@ def find_kernels(
     axes = {n: _LAST for n in names} if names is not None else kernel_axes(layer)
     found = []
     for name, filter_axes in axes.items():
-        variables = [v for v in layer.weights if v.name == name and len(v.shape) > 1]
+        variables = [v for v in layer.weights if v.name == name and is_matrix(v)]
         if not variables and names is not None:
             raise ValueError(
                 f"The layer {layer.name!r} has no kernel of this name, only "
@@ -204,7 +218,7 @@ def select(
     kernels: list[Kernel] = []
     passed: list[PassedThrough] = []
     for path, layer in found:
-        if not any(len(v.shape) > 1 for v in layer.weights):
+        if not any(is_matrix(v) for v in layer.weights):
             continue
         if any(_matches(rule, path, layer) for rule in rules):
             passed.append(PassedThrough(path, layer, "skipped by the caller"))

@@ -14,6 +14,7 @@ from str_keras.export.plain import plain_model
 from str_keras.export.report import TFLiteReport, report_table
 from str_keras.export.to_saved_model import saved_model
 from str_keras.export.to_tflite import WEIGHTS, tflite
+from str_keras.startup import stderr_aside
 
 ALL = "all"
 _VARIANTS = [("float32", False), ("float32", True), ("float16", False)]
@@ -110,7 +111,8 @@ def convert_tflite(
     arguments |= {"uint8_input": uint8_input, "overwrite": overwrite}
     arguments |= {"batch_size": batch_size or None}
     if weights != ALL:
-        report = tflite(loaded, output, weights=weights, sparse=sparse, **arguments)
+        with stderr_aside():
+            report = tflite(loaded, output, weights=weights, sparse=sparse, **arguments)
         print(report_table([report]))
         return 0
     reports, refused = _write_all(loaded, Path(output), arguments)
@@ -131,9 +133,11 @@ def _write_all(
             refused.append(f"{path.name} was not written: int8 needs --dataset")
             continue
         try:
-            reports.append(
-                tflite(model, path, weights=weights, sparse=sparse, **arguments)
-            )
+            with stderr_aside():
+                report = tflite(
+                    model, path, weights=weights, sparse=sparse, **arguments
+                )
+            reports.append(report)
         except ExportError as error:
             refused.append(f"{path.name} was not written: {error}")
     return reports, refused
@@ -169,7 +173,8 @@ def convert_saved_model(
     arguments = load_images(dataset, data_dir, num_images, loaded)
     for name in ("labels", "calibration"):
         arguments.pop(name, None)
-    report = saved_model(loaded, output, overwrite=overwrite, **arguments)
+    with stderr_aside():
+        report = saved_model(loaded, output, overwrite=overwrite, **arguments)
     print(report_table([report]))
     print(f"signatures: {', '.join(report.signatures)}")
     return 0
