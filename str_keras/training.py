@@ -54,17 +54,19 @@ class Result:
     summary: Summary
 
 
-def _stem(config: TrainConfig, shape: tuple[int, ...]) -> str:
-    if config.stem != "auto":
-        return config.stem
-    return "small" if max(shape[:2]) <= SMALL_IMAGE else "imagenet"
+def _resolve(config: TrainConfig, info: data.DatasetInfo) -> TrainConfig:
+    """The configuration with what follows from the images written out."""
+    size = info.image_shape[0]
+    automatic = "small" if size <= SMALL_IMAGE else "imagenet"
+    stem = automatic if config.stem == "auto" else config.stem
+    return dataclasses.replace(config, stem=stem, image_size=size)
 
 
 def _dense_model(config: TrainConfig, info: data.DatasetInfo) -> keras.Model:
     arguments: dict[str, Any] = {
         "input_shape": info.image_shape,
         "classes": info.num_classes,
-        "stem": _stem(config, info.image_shape),
+        "stem": config.stem,
         "synchronized": config.synchronized_batch_norm,
         "weights": config.weights or None,
     }
@@ -299,11 +301,8 @@ def train_and_evaluate(
         Interrupted: after a Ctrl-C, with a checkpoint.
     """
     run = RunDirectory(run_dir)
-    if resume:
-        stored = run.read_config()
-        if stored != config:
-            raise ValueError(_difference(stored, config))
-    else:
+    stored = run.read_config() if resume else None
+    if not resume:
         run.check_free()
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
@@ -311,7 +310,7 @@ def train_and_evaluate(
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.precision)
     try:
-        return _train(config, run, resume, command)
+        return _train(config, run, stored, command)
     finally:
         keras.config.set_dtype_policy(policy)
 
@@ -326,7 +325,7 @@ def _difference(stored: TrainConfig, config: TrainConfig) -> str:
 
 
 def _train(
-    config: TrainConfig, run: RunDirectory, resume: bool, command: str
+    config: TrainConfig, run: RunDirectory, stored: TrainConfig | None, command: str
 ) -> Result:
     dataset = data.load(
         config.dataset,
@@ -335,6 +334,9 @@ def _train(
         seed=config.seed,
         augment=config.augment,
     )
+    config = _resolve(config, dataset.info)
+    if stored is not None and stored != config:
+        raise ValueError(_difference(stored, config))
     steps = dataset.steps_per_epoch(config.batch_size)
     strategy = create_strategy(config.strategy)
     replicas = strategy.num_replicas_in_sync
@@ -351,11 +353,11 @@ def _train(
         )
     with strategy.scope():
         progress = Progress(0)
-        if resume and run.last.is_file():
+        if stored is not None and run.last.is_file():
             model, progress = checkpoint.load(run.last)
         else:
             model = _build(config, dataset.info, steps)
-    if resume:
+    if stored is not None:
         run.read_tables(progress.epoch)
     else:
         run.create(config, command)
