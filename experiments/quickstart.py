@@ -23,6 +23,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "runs/quickstart", "Folder for runs, files and report.")
 flags.DEFINE_integer("epochs", None, "Instead of the recipe's 12 (to try it out).", 1)
 
+FLOAT16_TOLERANCE = 2e-2
 METHODS = ("dense", "str")
 # What each twin is shipped as: weights and whether only the non-zeros are stored.
 VARIANTS = {
@@ -69,6 +70,9 @@ def _export(method: str, model: Any, output: pathlib.Path) -> list[Any]:
                 calibration=calibration,
                 class_names=dataset.info.class_names,
                 preprocessing=dataset.preprocessing,
+                # Over 2,000 images the extreme of float16's rounding is above the
+                # usual 5e-3 in one run of two; the table shows it.
+                tolerance=FLOAT16_TOLERANCE if weights == "float16" else None,
                 overwrite=True,
             )
         reports.append(report)

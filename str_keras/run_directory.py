@@ -60,6 +60,13 @@ def git_revision() -> str | None:
     return done.stdout.strip()
 
 
+def _number(cell: str) -> int | float | str:
+    """A cell as it was before it was written; an empty one stays empty."""
+    if not cell:
+        return cell
+    return int(cell) if cell.isdigit() else float(cell)
+
+
 class RunDirectory:
     """Reads and writes the files of one run; each file is whole at any moment.
 
@@ -129,8 +136,11 @@ class RunDirectory:
         if not path.is_file():
             return []
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [row for row in rows if int(row["epoch"]) <= epochs]
+            rows = [
+                {k: v if k == "path" else _number(v) for k, v in row.items()}
+                for row in csv.DictReader(file)
+            ]
+        return [row for row in rows if row["epoch"] <= epochs]
 
     def add_epoch(self, metrics: dict[str, Any], layers: list[KernelSparsity]) -> None:
         """Adds the line of an epoch to metrics.csv and its layers to layers.csv."""

@@ -172,6 +172,21 @@ def test_int8_fails_only_where_it_is_broken():
             verification.check(verification.compare(broken, reference), "int8")
 
 
+def test_a_wider_tolerance_is_the_callers_word(tmp_path):
+    """Rounding can exceed 5e-3; the message says how often the top-1 is the same."""
+    reference = np.random.default_rng(0).normal(size=(40, 10))
+    off = reference.copy()
+    off[0] += 0.01 * np.abs(reference).max()
+    comparison = verification.compare(off, reference)
+    with pytest.raises(export.ExportError, match=r"0\.01, above 0\.005 .*100\.00%"):
+        verification.check(comparison, "float16")
+    verification.check(comparison, "float16", tolerance=0.02)
+    with pytest.raises(export.ExportError, match=r"above 0\.0001"):
+        verification.check(comparison, "float32")
+    with pytest.raises(ValueError, match="tolerance=2"):
+        export.tflite(None, tmp_path / "model.tflite", tolerance=2)
+
+
 def test_existing_files_stay(tmp_path):
     path = tmp_path / "model.tflite"
     for existing in (path, path.with_suffix(".json")):

@@ -395,6 +395,16 @@ def test_flags_win_over_the_configuration_file(command, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_finished_run_resumes_to_the_same_result(undisturbed, config):
+    expected, run_dir = undisturbed
+    before = (run_dir / "metrics.csv").read_text()
+    again = training.train_and_evaluate(config, run_dir, resume=True)
+    assert again.metrics == expected.metrics  # numbers, not the strings of the file
+    assert again.summary == expected.summary
+    assert (run_dir / "metrics.csv").read_text() == before
+
+
+@pytest.mark.slow
 def test_resume_with_other_flags_is_refused(undisturbed, command):
     _, run_dir = undisturbed
     status, _, err = command(f"--run_dir={run_dir}", "--resume", "--lr=0.9")

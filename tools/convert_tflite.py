@@ -42,6 +42,12 @@ _NUM_IMAGES = flags.DEFINE_integer(
 _UINT8_INPUT = flags.DEFINE_bool(
     "uint8_input", False, "Take raw uint8 pixels and normalize them inside the file."
 )
+_TOLERANCE = flags.DEFINE_float(
+    "tolerance",
+    None,
+    "Largest max|difference| / max|y| to Keras; 1e-4 for float32 and 5e-3 for float16 "
+    "if not given (rounding a deep network to float16 can alone reach 1e-2).",
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 
 
@@ -59,6 +65,7 @@ def main() -> int:
         data_dir=_DATA_DIR.value,
         num_images=_NUM_IMAGES.value,
         uint8_input=_UINT8_INPUT.value,
+        tolerance=_TOLERANCE.value,
         overwrite=_OVERWRITE.value,
     )
 

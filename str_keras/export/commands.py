@@ -79,6 +79,7 @@ def convert_tflite(
     data_dir: str | None,
     num_images: int,
     uint8_input: bool,
+    tolerance: float | None,
     overwrite: bool,
 ) -> int:
     """Writes one .tflite file, or with weights "all" every kind; prints the table.
@@ -93,6 +94,7 @@ def convert_tflite(
         data_dir: As of `load_images`.
         num_images: As of `load_images`.
         uint8_input: As of `tflite`.
+        tolerance: As of `tflite`.
         overwrite: As of `tflite`.
 
     Returns:
@@ -109,7 +111,7 @@ def convert_tflite(
     loaded = plain_model(load_model(model))
     arguments = load_images(dataset, data_dir, num_images, loaded)
     arguments |= {"uint8_input": uint8_input, "overwrite": overwrite}
-    arguments |= {"batch_size": batch_size or None}
+    arguments |= {"batch_size": batch_size or None, "tolerance": tolerance}
     if weights != ALL:
         with stderr_aside():
             report = tflite(loaded, output, weights=weights, sparse=sparse, **arguments)

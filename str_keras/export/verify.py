@@ -12,8 +12,9 @@ from ai_edge_litert.interpreter import Interpreter
 from str_keras.export.errors import ExportError
 from str_keras.export.flatbuffer import StoredKernel
 
-# Largest max|difference| / max|y|. Measured: float32 up to 3e-7 and float16 up to 8e-4
-# on networks of twenty layers.
+# Largest max|difference| / max|y|. Measured: float32 up to 3e-7; float16 1e-3 to 4e-3
+# on 256 images of a trained network of 28 layers, but up to 9e-3 where the extreme of
+# 2,000 images counts: rounding the weights does that much.
 TOLERANCES = {"float32": 1e-4, "float16": 5e-3}
 # int8 changes outputs for good reasons, so only what is broken fails: an error as large
 # as the largest output (zeros have it), or the network's choice kept on fewer than half
@@ -70,16 +71,26 @@ def compare(outputs: np.ndarray, reference: np.ndarray) -> Comparison:
     return Comparison(difference, agreement, bool(constant))
 
 
-def check(comparison: Comparison, weights: str) -> None:
+def check(comparison: Comparison, weights: str, tolerance: float | None = None) -> None:
     """Fails if a comparison is worse than the weights' format explains.
+
+    Args:
+        comparison: Of the written file with Keras.
+        weights: "float32", "float16" or "int8".
+        tolerance: Instead of `TOLERANCES`, for float32 and float16.
 
     Raises:
         ExportError: saying by how much.
     """
     if weights in TOLERANCES:
-        bound = TOLERANCES[weights]
+        bound = TOLERANCES[weights] if tolerance is None else tolerance
         failed = comparison.difference > bound
         told = f"max|difference| / max|y| is {comparison.difference:.2g}, above {bound}"
+        if failed and weights == "float16" and comparison.agreement is not None:
+            told += (
+                f" (the same top-1 on {comparison.agreement:.2%}; if that is enough, "
+                "raise `tolerance`)"
+            )
     elif comparison.constant:
         failed, told = True, "it gives the same outputs for all images"
     elif comparison.difference >= INT8_DIFFERENCE:
