@@ -82,18 +82,21 @@ def _export(method: str, model: Any, output: pathlib.Path) -> list[Any]:
 def _column(result: Any, reports: list[Any]) -> dict[str, str]:
     """What the closing table says of one twin."""
     kernels = result.summary.kernels
-    files = {f"{r.encoding} .tflite": f"{r.bytes:,} bytes" for r in reports}
     smallest = min(reports, key=lambda report: report.gzip_bytes)
     return {
         "test accuracy": f"{result.metrics[-1]['val_accuracy']:.4f}",
         "kernel parameters": f"{kernels.params:,}",
-        "non-zero": f"{kernels.nonzeros:,}",
+        "of them not zero": f"{kernels.nonzeros:,}",
         "sparsity": f"{100 * kernels.sparsity:.2f} %",
         "MACs": f"{kernels.macs:,}",
-        "MACs with non-zeros": f"{kernels.sparse_macs:,}",
-        **files,
-        "smallest download": f"{smallest.gzip_bytes:,} bytes",
-        "it is": f"{smallest.encoding}, gzip",
+        "of them with non-zeros": f"{kernels.sparse_macs:,}",
+        **{
+            f"{report.weights} .tflite, bytes": f"{report.bytes:,}"
+            + " (sparse)" * report.sparse
+            for report in reports
+        },
+        "smallest download, bytes": f"{smallest.gzip_bytes:,}",
+        "which is, by gzip": smallest.encoding,
     }
 
 
@@ -114,6 +117,7 @@ def main() -> None:
 
     output = pathlib.Path(FLAGS.output)
     started = time.perf_counter()
+    resumed = any((output / method / "config.json").exists() for method in METHODS)
     results = {method: _train(method, output, FLAGS.epochs) for method in METHODS}
     print("\n== files, each loaded, run on the test images and compared with Keras")
     reports = {m: _export(m, r.model, output) for m, r in results.items()}
@@ -124,14 +128,15 @@ def main() -> None:
     table = _table({"dense": columns["dense"], "STR": columns["str"]})
     record = {
         "command": "make quickstart",
-        "minutes": round(minutes, 1),
+        "minutes": None if resumed else round(minutes, 1),
         "seed": 0,
         "versions": versions(),
         "git_revision": git_revision(),
         **columns,
     }
     write_text(output / "result.json", json.dumps(record, indent=1) + "\n")
-    print(f"\n{table}\n\n{minutes:.1f} minutes; report: {page}")
+    went_on = " (of this call; the training had begun before)" * resumed
+    print(f"\n{table}\n\n{minutes:.1f} minutes{went_on}; report: {page}")
     print(
         "A net of 32x32 inputs and a stride-1 stem is for size, not for sparse kernels."
     )

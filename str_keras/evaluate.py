@@ -15,16 +15,24 @@ from absl import flags
 from str_keras import cli
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "A .keras or .tflite file, or a SavedModel.")
-flags.DEFINE_string(
-    "dataset", "", "As of str_keras.train; empty: that of the run the model lies in."
-)
-flags.DEFINE_string("data_dir", "", "Where the data set lies.")
-flags.DEFINE_integer("image_size", 0, "Pixels a side; 0: the data set's own.", 0)
-flags.DEFINE_integer("channels", 0, "3 shows gray images as color; 0: as stored.", 0)
-flags.DEFINE_integer("batch_size", 128, "Images at once.", 1)
-flags.DEFINE_integer("num_images", 0, "How many test images; 0: all.", 0)
-flags.DEFINE_string("json", "", "File to write the figures to.")
+
+
+def define_flags() -> None:
+    """Defines the flags; not on import, as other entry points have some of the same."""
+    flags.DEFINE_string("model", None, "A .keras or .tflite file, or a SavedModel.")
+    flags.DEFINE_string(
+        "dataset",
+        "",
+        "As of str_keras.train; empty: that of the run the model lies in.",
+    )
+    flags.DEFINE_string("data_dir", "", "Where the data set lies.")
+    flags.DEFINE_integer("image_size", 0, "Pixels a side; 0: the data set's own.", 0)
+    flags.DEFINE_integer(
+        "channels", 0, "3 shows gray images as color; 0: as stored.", 0
+    )
+    flags.DEFINE_integer("batch_size", 128, "Images at once.", 1)
+    flags.DEFINE_integer("num_images", 0, "How many test images; 0: all.", 0)
+    flags.DEFINE_string("json", "", "File to write the figures to.")
 
 
 def main() -> None:
@@ -54,4 +62,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

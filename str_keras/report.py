@@ -6,10 +6,6 @@ self-contained HTML page. `--compare=DENSE_RUN` puts other runs beside it.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before Keras loads TensorFlow
-
 from absl import flags
 
 from str_keras import cli, reporting

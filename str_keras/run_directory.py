@@ -140,7 +140,7 @@ class RunDirectory:
                 {k: v if k == "path" else _number(v) for k, v in row.items()}
                 for row in csv.DictReader(file)
             ]
-        return [row for row in rows if row["epoch"] <= epochs]
+        return [row for row in rows if int(row["epoch"]) <= epochs]
 
     def add_epoch(self, metrics: dict[str, Any], layers: list[KernelSparsity]) -> None:
         """Adds the line of an epoch to metrics.csv and its layers to layers.csv."""

@@ -17,29 +17,32 @@ from str_keras import cli
 from str_keras.config import FIELDS, find, from_dict, read
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "run_dir", None, "Folder for tables, checkpoints and events; must not exist."
-)
-flags.DEFINE_string(
-    "config",
-    None,
-    "A .toml file, its name under experiments/configs, or a config.json.",
-)
-flags.DEFINE_boolean("resume", False, "Go on with the run in --run_dir.")
 
-_DEFINE = {
-    "str": flags.DEFINE_string,
-    "int": flags.DEFINE_integer,
-    "float": flags.DEFINE_float,
-    "float | None": flags.DEFINE_float,
-    "bool": flags.DEFINE_boolean,
-    "tuple[str, ...]": flags.DEFINE_list,
-}
-for _name, _field in FIELDS.items():
-    _default: Any = _field.default
-    if isinstance(_default, tuple):
-        _default = list(_default)
-    _DEFINE[str(_field.type)](_name, _default, _field.metadata["help"])
+
+def define_flags() -> None:
+    """Defines the flags; not on import, as other entry points have some of the same."""
+    flags.DEFINE_string(
+        "run_dir", None, "Folder for tables, checkpoints and events; must not exist."
+    )
+    flags.DEFINE_string(
+        "config",
+        None,
+        "A .toml file, its name under experiments/configs, or a run's config.json.",
+    )
+    flags.DEFINE_boolean("resume", False, "Go on with the run in --run_dir.")
+    define = {
+        "str": flags.DEFINE_string,
+        "int": flags.DEFINE_integer,
+        "float": flags.DEFINE_float,
+        "float | None": flags.DEFINE_float,
+        "bool": flags.DEFINE_boolean,
+        "tuple[str, ...]": flags.DEFINE_list,
+    }
+    for name, field in FIELDS.items():
+        default: Any = field.default
+        if isinstance(default, tuple):
+            default = list(default)
+        define[str(field.type)](name, default, field.metadata["help"])
 
 
 def _command() -> str:
@@ -69,4 +72,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -5,6 +5,7 @@ import re
 
 import keras
 import numpy as np
+import programs
 import pytest
 from keras import layers
 
@@ -13,7 +14,7 @@ import str_keras as stk
 if keras.backend.backend() != "tensorflow":
     pytest.skip("exported files need TensorFlow", allow_module_level=True)
 
-from str_keras import cli, evaluate, evaluation
+from str_keras import evaluate, evaluation
 
 IMAGES = 200
 
@@ -97,13 +98,7 @@ def test_score_by_hand():
 @pytest.fixture
 def command(capsys):
     def call(*arguments):
-        for name in evaluate.FLAGS:
-            evaluate.FLAGS[name].unparse()
-        evaluate.FLAGS.unparse_flags()
-        with pytest.raises(SystemExit) as stopped:
-            cli.run(evaluate.main, ["evaluate", *arguments])
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
+        return programs.run(evaluate, arguments, capsys)
 
     return call
 

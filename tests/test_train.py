@@ -6,10 +6,11 @@ import signal
 
 import keras
 import numpy as np
+import programs
 import pytest
 
 import str_keras as stk
-from str_keras import checkpoint, cli, monitoring, train, training
+from str_keras import checkpoint, monitoring, train, training
 from str_keras.config import TrainConfig, from_dict
 from str_keras.files import written_aside
 
@@ -298,13 +299,7 @@ def command(capsys):
     """Runs the program with flags; gives its exit status and what it printed."""
 
     def call(*arguments):
-        for name in train.FLAGS:
-            train.FLAGS[name].unparse()
-        train.FLAGS.unparse_flags()
-        with pytest.raises(SystemExit) as stopped:
-            cli.run(train.main, ["train", *arguments])
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
+        return programs.run(train, arguments, capsys)
 
     return call
 
