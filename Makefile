@@ -36,11 +36,14 @@ $(DEVELOP): $(USE)
 quickstart: $(USE)
 	$(BIN)/python -m experiments.quickstart --output=$(RUNS)
 
+# Two processes: most of the time goes to tracing, which uses one core.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(DEVELOP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(DEVELOP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(DEVELOP)
 	$(BIN)/ruff check .

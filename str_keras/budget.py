@@ -247,7 +247,8 @@ def _uses(layer: keras.Layer, inputs: Shape, outputs: Shape) -> int | None:
     """
     if isinstance(layer, layers.EinsumDense):
         operands = layer.equation.replace(" ", "").split("->")[0].split(",")
-        labels = operands[0].replace("...", "").rjust(len(inputs), "?")
+        missing = len(inputs) - len(operands[0].replace("...", ""))
+        labels = operands[0].replace("...", "?" * missing)
         free = [
             n
             for n, label in zip(inputs, labels, strict=True)
@@ -273,16 +274,17 @@ def _count_uses(model: keras.Model, input_shape: Any) -> dict[int, int | None]:
     uses: dict[int, int | None] = {}
 
     def visit(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        operation = operation.model if isinstance(operation, SparseModel) else operation
-        graph = internals.functional_graph(operation)
-        if graph is not None:
-            return internals.run_graph(graph, args[0], visit)
+        first = args[0] if args else next(iter(kwargs.values()))
+        if isinstance(operation, keras.Model):
+            graph = internals.functional_graph(operation)
+            if graph is not None:
+                return internals.run_graph(graph, first, visit)
         outputs = operation.compute_output_spec(*args, **kwargs)
         inner = operation.layer if isinstance(operation, SoftThreshold) else operation
         if isinstance(inner, keras.Layer) and any(is_matrix(v) for v in inner.weights):
             number = None
             if kernel_axes(inner):
-                number = _uses(inner, args[0].shape, outputs.shape)
+                number = _uses(inner, first.shape, outputs.shape)
             uses[id(inner)] = _sum((uses.get(id(inner), 0), number))
         return outputs
 
@@ -327,7 +329,7 @@ def _row(
     reason: str,
 ) -> KernelRow:
     values = np.asarray(ops.convert_to_numpy(item.sparse() if item else variable))
-    number = uses.get(id(layer), 0)
+    number = uses.get(id(layer))
     threshold = None
     if item is not None:
         threshold = float(np.mean(ops.convert_to_numpy(item.threshold())))
@@ -395,6 +397,11 @@ class KernelSparsity:
         return 1 - self.nonzeros / self.params
 
 
+def _count_nonzero(tensor: Any) -> int:
+    # On the device; `ops.count_nonzero` warns on the torch backend.
+    return int(ops.convert_to_numpy(ops.sum(ops.cast(tensor != 0, "int32"))))
+
+
 def measure_sparsity(model: keras.Model) -> list[KernelSparsity]:
     """Counts the non-zeros of each thresholded kernel: quick enough for every epoch.
 
@@ -405,7 +412,7 @@ def measure_sparsity(model: keras.Model) -> list[KernelSparsity]:
         KernelSparsity(
             path=item.kernel.path,
             params=math.prod(item.kernel.variable.shape),
-            nonzeros=int(ops.convert_to_numpy(ops.count_nonzero(item.sparse()))),
+            nonzeros=_count_nonzero(item.sparse()),
             threshold=float(np.mean(ops.convert_to_numpy(item.threshold()))),
         )
         for item in find_thresholded(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -21,10 +22,20 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether the user can mend it: a bad value, a file, a full disk.
+
+    TensorFlow's own errors (a full disk under its writers, a damaged record in a data
+    set) are told by their module: it need not be loaded.
+    """
+    tensorflows = type(error).__module__ == "tensorflow.python.framework.errors_impl"
+    return isinstance(error, ValueError | OSError | UserError) or tensorflows
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -32,7 +43,6 @@ def _parse(argv: Sequence[str]) -> list[str]:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         _fail(one_line(error))
-        raise AssertionError from error  # not reached
     if len(rest) > 1:
         _fail(f"all options are flags (--name=value). Received: {' '.join(rest[1:])}")
     return rest
@@ -42,9 +52,9 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
     """Parses the flags, calls `main()` and exits with its status.
 
     `--help` lists the flags. A `ValueError`, `OSError` or `UserError` becomes
-    `error: ...` on one line and exit status 1 (with the traceback under
-    `--verbosity=1`); an interrupt becomes status 130. Anything else is a fault of ours
-    and keeps its traceback.
+    `error: ...` on one line and exit status 1 (`--verbosity=1` shows the traceback); an
+    interrupt becomes status 130. Anything else is a fault of ours and keeps its
+    traceback.
 
     Args:
         main: The program; it reads `absl.flags.FLAGS`.
@@ -59,11 +69,10 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         except (KeyboardInterrupt, Stopped) as stop:
             print(one_line(stop), file=sys.stderr)
             return 130
-        except (ValueError, OSError, UserError) as error:
-            if logging.get_verbosity() >= logging.DEBUG:
+        except Exception as error:
+            if not _is_users(error) or logging.get_verbosity() >= logging.DEBUG:
                 raise
             _fail(one_line(error))
-            return 1
 
     app.run(
         guarded,

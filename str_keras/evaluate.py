@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 
 from absl import flags
 
@@ -41,17 +40,18 @@ def main() -> None:
         raise ValueError("--model is missing: name a .keras, .tflite or SavedModel.")
     from str_keras import data, evaluation
     from str_keras.files import write_text
+    from str_keras.run_directory import dataset_of_run
 
-    arguments = evaluation.dataset_of_run(pathlib.Path(FLAGS.model))
-    if FLAGS.dataset:
-        arguments = {
-            "name": FLAGS.dataset,
-            "data_dir": FLAGS.data_dir or None,
-            "image_size": FLAGS.image_size or None,
-            "channels": FLAGS.channels or None,
-        }
+    arguments = {} if FLAGS.dataset else dataset_of_run(FLAGS.model)
+    given = {
+        "name": FLAGS.dataset,
+        "data_dir": FLAGS.data_dir,
+        "image_size": FLAGS.image_size,
+        "channels": FLAGS.channels,
+    }
+    arguments |= {name: value for name, value in given.items() if value}
     model = evaluation.load(FLAGS.model)
-    if not arguments:
+    if "name" not in arguments:
         raise ValueError("--dataset is missing: this model lies in no run directory.")
     found = evaluation.evaluate(
         model, data.load(**arguments), FLAGS.batch_size, FLAGS.num_images

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -195,23 +194,6 @@ def score(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float | None, 
     sums = np.log(np.exp(logits - largest).sum(-1)) + largest[:, 0]
     own = np.take_along_axis(logits, labels[:, None].astype(int), -1)[:, 0]
     return float(hits[:, 0].mean()), top5, float((sums - own).mean())
-
-
-def dataset_of_run(model: pathlib.Path) -> dict[str, Any]:
-    """The data set that a run's model was trained on, by the config.json beside it.
-
-    Returns:
-        Arguments of `data.load`; none if there is no such file.
-    """
-    path = model.parent / "config.json"
-    if not path.is_file():
-        return {}
-    values = json.loads(path.read_text(encoding="utf-8")).get("config", {})
-    return {
-        "name": values.get("dataset"),
-        "data_dir": values.get("data_dir") or None,
-        "image_size": values.get("image_size") or None,
-    }
 
 
 def as_text(evaluation: Evaluation) -> str:

@@ -1,6 +1,6 @@
-"""What Keras 3.15 does not export and we need, each with why. Nowhere else.
+"""What Keras 3.15 does not export and the core needs, each with why.
 
-A test imports each of them, so that a new Keras that moves one fails there first.
+Beside it only the optimizers use private names: hooks that Keras' own subclasses use.
 """
 
 from __future__ import annotations
@@ -50,8 +50,18 @@ def adopt_signature(wrapper: keras.Layer, layer: keras.Layer) -> None:
     wrapper.__dict__["build"].__signature__ = inspect.signature(layer.build)
 
 
+def sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers that a layer or model holds, of whatever kind it is."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
 def functional_graph(model: keras.Model) -> keras.Model | None:
-    """The functional graph of a built Functional or Sequential model, else None."""
+    """The functional graph of a built Functional or Sequential model, else None.
+
+    A `SparseModel` has that of the model inside.
+    """
+    if hasattr(model, "thresholded"):
+        model = model.model  # type: ignore[attr-defined]
     if isinstance(model, keras.Sequential):
         return model._functional
     return model if hasattr(model, "_run_through_graph") else None

@@ -187,7 +187,9 @@ class SoftThreshold(keras.layers.Wrapper):
                 f"The layer has thresholds already. Received: layer={layer.name}"
             )
         kwargs.setdefault("name", getattr(layer, "name", None))
-        super().__init__(layer, **kwargs)
+        kwargs.setdefault("dtype", getattr(layer, "dtype_policy", None))
+        # The wrapped layer casts its inputs by its own policy, as it does alone.
+        super().__init__(layer, autocast=False, **kwargs)
         if kernels is None and not kernel_axes(layer):
             raise TypeError(
                 "This layer's kernels are not known: name them with `kernels=[...]`. "

@@ -134,6 +134,14 @@ class SparseModel(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Calls the model inside with its sparse kernels."""
+        if any(
+            getattr(item.kernel.layer, "quantization_mode", None)
+            for item in self.thresholded
+        ):
+            raise ValueError(
+                "Quantized layers read their raw kernels: strip first, then quantize. "
+                f"Received: model={self.name}"
+            )
         arguments = {"training": training, "mask": mask}
         return call_substituted(
             self, self.model, self.thresholded, (inputs,), arguments
@@ -207,16 +215,14 @@ def find_thresholded(model: keras.Layer) -> Iterator[ThresholdedKernel]:
     """Yields every kernel that has a threshold, however it came into the model.
 
     Args:
-        model: A `SparseModel`, a model with `SoftThreshold` layers, nested ones and
-            those inside of other wrappers included, or a plain one (yields nothing).
+        model: A `SparseModel`, a model with `SoftThreshold` layers, also in nested
+            models, wrappers and custom layers, or a plain one (yields nothing).
     """
     if isinstance(model, SparseModel | SoftThreshold):
         yield from model.thresholded
-    elif isinstance(model, keras.Model):
-        for layer in model.layers:
+    else:
+        for layer in internals.sublayers(model):
             yield from find_thresholded(layer)
-    elif isinstance(model, keras.layers.Wrapper):
-        yield from find_thresholded(model.layer)
 
 
 def asked_for_shapes(model: keras.Layer) -> Substitution:
@@ -255,8 +261,6 @@ def _check_built(model: keras.Model) -> None:
         raise TypeError(
             f"A keras.Model is wanted. Received: model={type(model).__name__}"
         )
-    if isinstance(model, SparseModel):
-        return
     if not model.built or internals.functional_graph(model) is None:
         raise ValueError(
             "A built Functional or Sequential model is wanted: give it a keras.Input, "
@@ -314,6 +318,12 @@ def sparsify(
             f"Received: model={model.name}"
         )
     copy = _clone(model)
+    if len(copy.weights) != len(model.weights):
+        raise ValueError(
+            "A layer stands both inside and outside of a nested model, which a copy "
+            "cannot keep: build the model without nesting. "
+            f"Received: model={model.name}"
+        )
     copy.set_weights(model.get_weights())
     return SparseModel(
         copy,
@@ -329,6 +339,8 @@ def _plain_layer(layer: keras.Layer) -> keras.Layer:
     """A new layer of the same configuration without thresholds, not built."""
     if isinstance(layer, SparseModel):
         return _clone(layer.model)
+    if isinstance(layer, keras.Model) and internals.functional_graph(layer) is not None:
+        return _clone(layer, _plain_layer)
     config = layer.get_config()
     if isinstance(layer, SoftThreshold):
         inner = layer.layer
@@ -354,13 +366,20 @@ def strip(model: keras.Model) -> keras.Model:
 
     Raises:
         TypeError: if `model` is no model.
-        ValueError: if it is not built, or subclassed.
+        ValueError: if it is not built, or subclassed, or a custom layer inside holds
+            thresholds.
     """
     _check_built(model)
     if isinstance(model, SparseModel):
         plain = _clone(model.model)
     else:
         plain = _clone(model, _plain_layer)
+    left = [v.path for v in plain.weights if is_threshold_logit(v)]
+    if left:
+        raise ValueError(
+            "Thresholds inside of a custom layer or subclassed model cannot be taken "
+            f"out: give it its SoftThreshold layers from outside. Received: {left}"
+        )
     copy_weights(model, plain)
     return plain
 
@@ -373,6 +392,12 @@ def _effective_weights(model: keras.Model) -> list[tuple[keras.Variable, Any]]:
         for v in model.weights
         if not is_threshold_logit(v)
     ]
+
+
+def _logits(model: keras.Model) -> list[keras.Variable]:
+    """The logits in the order of their kernels, a shared one once."""
+    logits = {id(item.logit): item.logit for item in find_thresholded(model)}
+    return list(logits.values())
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
@@ -390,13 +415,16 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
     Raises:
         ValueError: if numbers or shapes of the weights differ; nothing is written then.
     """
-    to_thresholded = any(True for _ in find_thresholded(target))
-    if to_thresholded and any(True for _ in find_thresholded(source)):
-        values = [(v, v) for v in source.weights]
-        targets = list(target.weights)
+    targets = [v for v in target.weights if not is_threshold_logit(v)]
+    logits, target_logits = _logits(source), _logits(target)
+    if logits and target_logits:
+        # Each kind in its own order: a SoftThreshold's logit precedes its kernel, a
+        # SparseModel's follow all weights.
+        raw = [v for v in source.weights if not is_threshold_logit(v)]
+        values = [(v, v) for v in raw + logits]
+        targets += target_logits
     else:
         values = _effective_weights(source)
-        targets = [v for v in target.weights if not is_threshold_logit(v)]
     if len(values) != len(targets):
         raise ValueError(
             "The models have different numbers of weights. Received: "

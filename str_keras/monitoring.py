@@ -18,8 +18,9 @@ from tqdm import tqdm
 from str_keras.budget import KernelSparsity, measure_sparsity, overall_sparsity
 from str_keras.cli import UserError
 
-PROBES_AN_EPOCH = 10
-"""How often an epoch the sparsity is counted: it reads every kernel."""
+PROBES_AN_EPOCH, MAX_STEPS_UNSEEN = 10, 50
+"""The sparsity is counted so often an epoch, and after so many steps at the latest: it
+reads every kernel."""
 
 
 class Diverged(UserError):
@@ -33,7 +34,7 @@ class _Callback(keras.callbacks.Callback):
 
 
 class SparsityProbe(_Callback):
-    """Counts non-zeros a few times an epoch, and names a layer when all of it dies.
+    """Counts non-zeros as training goes, and names a layer when all of it is dead.
 
     A layer with every |w| <= g(s) gets no gradient, for w or for s, so it stays dead.
 
@@ -43,7 +44,7 @@ class SparsityProbe(_Callback):
 
     def __init__(self, steps: int):
         super().__init__()
-        self.every = max(1, steps // PROBES_AN_EPOCH)
+        self.every = min(max(1, steps // PROBES_AN_EPOCH), MAX_STEPS_UNSEEN)
         self.layers: list[KernelSparsity] = []
         self.dead: set[str] = set()
 
@@ -81,7 +82,7 @@ class SparsityProbe(_Callback):
 
 
 class StopOnNan(_Callback):
-    """Stops at the first step whose loss is not finite.
+    """Stops at the first step whose loss is not finite, and at weights that are not.
 
     Args:
         checkpoint: The last good one, for the message; it need not exist yet.
@@ -93,12 +94,24 @@ class StopOnNan(_Callback):
     def __init__(self, checkpoint: pathlib.Path):
         super().__init__()
         self.checkpoint = checkpoint
+        self.batch = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Looks at the mean loss of the epoch so far: one NaN makes it NaN."""
+        self.batch = batch
         loss = float((logs or {}).get("loss", 0.0))
         if math.isfinite(loss):
             return
+        self._stop(f"The loss is {loss}", batch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Looks at the weights: the last loss was computed before the last update."""
+        for variable in self.model.weights:
+            total: Any = keras.ops.sum(variable)
+            if not math.isfinite(float(total)):
+                self._stop(f"The weight {variable.path} is not finite", self.batch)
+
+    def _stop(self, what: str, batch: int) -> None:
         step = int(self.model.optimizer.iterations)
         good = (
             f"the last good checkpoint is {self.checkpoint}"
@@ -106,7 +119,7 @@ class StopOnNan(_Callback):
             else "there is no checkpoint yet"
         )
         raise Diverged(
-            f"The loss is {loss} at step {step} (batch {batch + 1} of the epoch): "
+            f"{what} at step {step} (batch {batch + 1} of the epoch): "
             f"lower --lr, or lengthen --warmup_epochs; {good}."
         )
 

@@ -11,6 +11,7 @@ import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from str_keras import files
@@ -30,6 +31,8 @@ METRICS = (
     "images_per_second",
 )
 LAYERS = ("epoch", "path", "sparsity", "threshold")
+NEAR_FULL_SPARSITY = 0.005
+"""best.keras is the most accurate epoch within so much of the sparsity reached."""
 _PACKAGES = ("str_keras", "keras", "tensorflow", "tensorflow-datasets", "numpy")
 
 
@@ -58,6 +61,56 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def best_epoch(metrics: Sequence[Mapping[str, Any]]) -> int | None:
+    """Index of the epoch that best.keras holds, or None.
+
+    An early epoch is accurate because it is dense still. So an evaluated epoch becomes
+    the best if it is within `NEAR_FULL_SPARSITY` of the sparsity reached so far, and
+    more accurate than the best before it, unless that one is no longer within.
+
+    Args:
+        metrics: Rows of metrics.csv, by column; numbers, "" or None where not measured.
+    """
+    best: int | None = None
+    reached = 0.0
+    for i, row in enumerate(metrics):
+        reached = max(reached, row["sparsity"])
+        floor = reached - NEAR_FULL_SPARSITY
+        if row["val_accuracy"] in ("", None) or row["sparsity"] < floor:
+            continue
+        held: Mapping[str, Any] | None = None if best is None else metrics[best]
+        if (
+            held is None
+            or held["sparsity"] < floor
+            or row["val_accuracy"] > held["val_accuracy"]
+        ):
+            best = i
+    return best
+
+
+def dataset_of_run(model: str | os.PathLike[str]) -> dict[str, Any]:
+    """The data set that a run's model was trained on, by the config.json beside it.
+
+    Returns:
+        Arguments of `data.load`: name, data_dir and image_size; none of them if there
+        is no such file, or it is of another program.
+    """
+    path = pathlib.Path(model).parent / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        values = read(path)
+    except ValueError:
+        return {}
+    if not isinstance(values.get("dataset"), str):
+        return {}
+    return {
+        "name": values["dataset"],
+        "data_dir": values.get("data_dir") or None,
+        "image_size": values.get("image_size") or None,
+    }
 
 
 def _number(cell: str) -> int | float | str:
@@ -136,10 +189,13 @@ class RunDirectory:
         if not path.is_file():
             return []
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [
-                {k: v if k == "path" else _number(v) for k, v in row.items()}
-                for row in csv.DictReader(file)
-            ]
+            try:
+                rows = [
+                    {k: v if k == "path" else _number(v) for k, v in row.items()}
+                    for row in csv.DictReader(file)
+                ]
+            except (TypeError, ValueError, AttributeError) as error:
+                raise ValueError(f"{path} is damaged: {error}") from error
         return [row for row in rows if int(row["epoch"]) <= epochs]
 
     def add_epoch(self, metrics: dict[str, Any], layers: list[KernelSparsity]) -> None:

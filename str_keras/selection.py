@@ -11,6 +11,7 @@ from typing import TypeAlias
 import keras
 from keras import layers
 
+from str_keras.internals import functional_graph
 from str_keras.thresholds import is_threshold_logit
 
 Skip: TypeAlias = (
@@ -131,7 +132,11 @@ def find_kernels(
 
 
 def walk(model: keras.Layer, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
-    """Yields each layer below a model once with its path, nested models opened."""
+    """Yields each layer below a model once with its path.
+
+    Nested Functional and Sequential models are opened; subclassed ones are given as
+    they are: a copy of them would name the layers inside anew.
+    """
     seen: set[int] = set()
 
     def visit(parent: keras.Layer, prefix: str) -> Iterator[tuple[str, keras.Layer]]:
@@ -140,7 +145,7 @@ def walk(model: keras.Layer, prefix: str = "") -> Iterator[tuple[str, keras.Laye
                 continue
             seen.add(id(layer))
             path = f"{prefix}{layer.name}"
-            if isinstance(layer, keras.Model):
+            if isinstance(layer, keras.Model) and functional_graph(layer) is not None:
                 yield from visit(layer, f"{path}/")
             else:
                 yield path, layer
@@ -150,7 +155,7 @@ def walk(model: keras.Layer, prefix: str = "") -> Iterator[tuple[str, keras.Laye
 
 def _matches(rule: Skip, path: str, layer: keras.Layer) -> bool:
     if isinstance(rule, str):
-        return rule in (layer.name, path)
+        return rule in (layer.name, path) or path.startswith(f"{rule}/")
     if isinstance(rule, re.Pattern):
         return rule.search(path) is not None
     if isinstance(rule, type):
@@ -159,7 +164,10 @@ def _matches(rule: Skip, path: str, layer: keras.Layer) -> bool:
 
 
 def _check_rules(rules: Sequence[Skip], found: list[tuple[str, keras.Layer]]) -> None:
-    names = {name for path, layer in found for name in (path, layer.name)}
+    names = {layer.name for _, layer in found}
+    for path, _ in found:  # "a/b/c": also the nested models "a" and "a/b"
+        parts = path.split("/")
+        names |= {"/".join(parts[: i + 1]) for i in range(len(parts))}
     for rule in rules:
         if not isinstance(rule, str | re.Pattern | type) and not callable(rule):
             raise TypeError(
@@ -183,6 +191,8 @@ def _reason(layer: keras.Layer) -> str | None:
         return "LoRA is enabled: merge it first"
     if not layer.trainable:
         return "frozen (trainable=False)"
+    if isinstance(layer, keras.Model):
+        return "a subclassed model: place SoftThreshold around its layers"
     if isinstance(layer, _LATER):
         return "recurrent, attention and embedding layers: wrap by hand with `kernels=`"
     if isinstance(layer, layers.Wrapper):

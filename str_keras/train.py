@@ -54,6 +54,11 @@ def main() -> None:
     if not FLAGS.run_dir:
         raise ValueError("--run_dir is missing: name a new folder for the run.")
     given = {name: FLAGS[name].value for name in FIELDS if FLAGS[name].present}
+    if FLAGS.resume and FLAGS.config:
+        raise ValueError(
+            "--resume takes the run's own configuration: leave --config out. "
+            f"Received: config={FLAGS.config!r}"
+        )
     if FLAGS.resume:
         from str_keras.run_directory import RunDirectory
 

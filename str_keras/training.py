@@ -25,14 +25,12 @@ from str_keras.monitoring import (
     TensorBoardWriter,
 )
 from str_keras.monitoring import Progress as ProgressBar
-from str_keras.run_directory import RunDirectory
+from str_keras.run_directory import RunDirectory, best_epoch
 from str_keras.selection import Skip
+from str_keras.thresholds import get_g
 
 SMALL_IMAGE = 64
 """Images of up to so many pixels get the small stem, unless told otherwise."""
-
-NEAR_FULL_SPARSITY = 0.005
-"""best.keras is the most accurate epoch of those within so much of the sparsest."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,12 +52,19 @@ class Result:
     summary: Summary
 
 
-def _resolve(config: TrainConfig, info: data.DatasetInfo) -> TrainConfig:
-    """The configuration with what follows from the images written out."""
+def _resolve(config: TrainConfig, info: data.DatasetInfo, steps: int) -> TrainConfig:
+    """The configuration with what follows from images and schedule written out."""
     size = info.image_shape[0]
     automatic = "small" if size <= SMALL_IMAGE else "imagenet"
     stem = automatic if config.stem == "auto" else config.stem
-    return dataclasses.replace(config, stem=stem, image_size=size)
+    s_init = config.s_init
+    if s_init is None and config.method == "str":
+        optimizer = _optimizer(config, steps)
+        try:
+            s_init = suggest_s_init(optimizer, steps * config.epochs, config.g)
+        except ValueError:  # the decay is too weak for any; the forecast will say so
+            s_init = get_g(config.g).s_init
+    return dataclasses.replace(config, stem=stem, image_size=size, s_init=s_init)
 
 
 def _dense_model(config: TrainConfig, info: data.DatasetInfo) -> keras.Model:
@@ -104,24 +109,13 @@ def _skip_rules(names: tuple[str, ...]) -> list[Skip]:
         ) from error
 
 
-def _choose_s_init(config: TrainConfig, optimizer: Any, steps: int) -> float | None:
-    if config.s_init is not None:
-        return config.s_init
-    try:
-        return suggest_s_init(optimizer, steps, config.g)
-    except ValueError:
-        return None  # the decay is too weak for any; the forecast will say so
-
-
 def _build(config: TrainConfig, info: data.DatasetInfo, steps: int) -> Any:
     """The compiled model; called inside of the strategy's scope."""
     optimizer = _optimizer(config, steps)
     model: Any = _dense_model(config, info)
     if config.method == "str":
-        s_init = _choose_s_init(config, optimizer, steps * config.epochs)
-        model = sparsify(
-            model, s_init, config.g, config.granularity, _skip_rules(config.skip)
-        )
+        rules = _skip_rules(config.skip)
+        model = sparsify(model, config.s_init, config.g, config.granularity, rules)
     model.compile(
         optimizer,
         keras.losses.CategoricalCrossentropy(
@@ -142,17 +136,16 @@ def _print_forecast(config: TrainConfig, model: Any, steps: int) -> None:
     kernels = [item.kernel.variable for item in find_thresholded(model)]
     if not kernels:
         return
-    print(
-        forecast(
-            model.optimizer,
-            steps * config.epochs,
-            model.s_init,
-            model.g,
-            kernels,
-            steps,
-        ),
-        flush=True,
+    seen = forecast(
+        model.optimizer, steps * config.epochs, model.s_init, model.g, kernels, steps
     )
+    print(seen, flush=True)
+    if seen.verdict == "nothing":
+        print(
+            "hint: the default recipe is the paper's for 100 epochs of ImageNet; "
+            "--config=quickstart is one for small data. Raise --threshold_decay until "
+            "Lambda is 2 or more."
+        )
 
 
 class _Trainer:
@@ -201,14 +194,17 @@ class _Trainer:
         bar = ProgressBar(title, self.steps, config.batch_size, probe, done)
         watchers = [StopOnNan(self.run.last), *([probe] if probe else []), bar]
         rate = float(self.model.optimizer.learning_rate)
-        history = self.model.fit(
-            self._one_hot(batches),
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            shuffle=False,  # the pipeline does
-            verbose=0,
-            callbacks=[*watchers, self.interruption],
-        ).history
+        try:
+            history = self.model.fit(
+                self._one_hot(batches),
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                shuffle=False,  # the pipeline does
+                verbose=0,
+                callbacks=[*watchers, self.interruption],
+            ).history
+        finally:
+            bar.bar.close()
         taken = self.interruption.steps
         if self.interruption.caught and done + taken < self.steps:
             progress = Progress(epoch, done + taken)
@@ -245,11 +241,11 @@ class _Trainer:
         run, probe = self.run, self.probe
         # The table first: a run killed here repeats the epoch and its line.
         run.add_epoch(row, probe.layers)
-        best = self._is_best(row)
         progress = Progress(row["epoch"])
-        checkpoint.save(self.model, run.last, progress)
-        if best:
+        if best_epoch(run.metrics) == len(run.metrics) - 1:
             checkpoint.save(self.model, run.best, progress)
+        # Last: from here on the epoch is not repeated.
+        checkpoint.save(self.model, run.last, progress)
         events.write(row["epoch"], row, probe.layers)
         parts = [title, f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.4f}"]
         if row["val_accuracy"] != "":
@@ -258,18 +254,6 @@ class _Trainer:
             parts.append(f"sparsity {100 * row['sparsity']:.2f} %")
         parts.append(f"{row['images_per_second']:,.0f} images/s")
         tqdm.write("  ".join(parts))
-
-    def _is_best(self, row: dict[str, Any]) -> bool:
-        """Whether no earlier epoch of about this sparsity or more is more accurate."""
-        if row["val_accuracy"] == "":
-            return False
-        rivals = [
-            float(other["val_accuracy"])
-            for other in self.run.metrics[:-1]
-            if other["val_accuracy"] != ""
-            and float(other["sparsity"]) >= row["sparsity"] - NEAR_FULL_SPARSITY
-        ]
-        return row["val_accuracy"] > max(rivals, default=-1.0)
 
 
 def train_and_evaluate(
@@ -327,6 +311,8 @@ def _difference(stored: TrainConfig, config: TrainConfig) -> str:
 def _train(
     config: TrainConfig, run: RunDirectory, stored: TrainConfig | None, command: str
 ) -> Result:
+    # Before any operation: collectives want to be configured first.
+    strategy = create_strategy(config.strategy)
     dataset = data.load(
         config.dataset,
         image_size=config.image_size or None,
@@ -334,11 +320,10 @@ def _train(
         seed=config.seed,
         augment=config.augment,
     )
-    config = _resolve(config, dataset.info)
+    steps = dataset.steps_per_epoch(config.batch_size)
+    config = _resolve(config, dataset.info, steps)
     if stored is not None and stored != config:
         raise ValueError(_difference(stored, config))
-    steps = dataset.steps_per_epoch(config.batch_size)
-    strategy = create_strategy(config.strategy)
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
         raise ValueError(
@@ -361,7 +346,8 @@ def _train(
         run.read_tables(progress.epoch)
     else:
         run.create(config, command)
-    _print_forecast(config, model, steps)
+    if progress == Progress(0):  # later, the kernels are not those of the start
+        _print_forecast(config, model, steps)
     trainer = _Trainer(config, run, dataset, model, progress)
     trainer.train()
     counted = summary(model)

@@ -12,7 +12,7 @@ FILES = ["thresholds", "layers", "model", "budget", "optimizers", "schedules"]
 # One case of each kind of thing: on JAX every shape is compiled anew.
 LESS = (
     "not applications and not weight- and not filter- and not no_str_keras"
-    " and not dtype_policies"
+    " and not dtype_policies and not keras_own_stays_dense and not 90_percent"
 )
 
 

@@ -93,6 +93,16 @@ def test_a_layer_used_twice_and_nested_models():
     assert stk.summary(backbone).kernels.macs == sum(rows.values()) + 6
 
 
+def test_einsum_labels_with_an_ellipsis_and_calls_by_keyword():
+    x = keras.Input((4, 5, 6))
+    last = layers.EinsumDense("...c,cd->...d", output_shape=7)
+    first = layers.EinsumDense("ab...,bc->ac...", output_shape=(3, 5, 6))
+    y = layers.Dense(2, name="head")(inputs=last(x))
+    model = keras.Model(x, [y, first(x)])
+    macs = {row.shape: row.macs for row in stk.summary(model).rows}
+    assert macs == {(6, 7): 20 * 42, (7, 2): 20 * 14, (4, 3): 30 * 12}
+
+
 def test_open_sizes_give_no_macs_until_they_are_named():
     model = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 3)])
     summary = stk.summary(model)

@@ -125,6 +125,12 @@ def test_the_command_prints_and_writes_the_figures(files, command, tmp_path):
     )
     assert not status
     assert again.splitlines()[:5] == text.splitlines()[:5]
+    # Other flags add to the run's; a file of another program is none of a run.
+    status, _, err = command(f"--model={run / 'last.keras'}", "--image_size=40")
+    assert status == 1 and "does not take the images" in err
+    (run / "config.json").write_text('{"model_type": "other"}')
+    status, _, err = command(f"--model={run / 'last.keras'}")
+    assert status == 1 and "--dataset is missing" in err
 
 
 @pytest.mark.slow

@@ -138,6 +138,7 @@ ARGUMENTS = {
     "data_dir": None,
     "num_images": 32,
     "uint8_input": False,
+    "tolerance": None,
     "overwrite": False,
 }
 
@@ -175,7 +176,7 @@ def test_all_says_what_it_did_not_write(tmp_path, capsys):
     [
         ({"weights": "int4"}, "--weights=int4"),
         ({"weights": "dynamic"}, "does not load"),
-        ({"num_images": 0}, "--num_images=0"),
+        ({"num_images": -1}, "--num_images=-1"),
         ({"batch_size": -1}, "batch_size=-1"),
         ({"dataset": "no_such_set"}, "no_such_set"),
         ({"output": "model.onnx", "dataset": ""}, "must end in .tflite"),

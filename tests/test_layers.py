@@ -282,3 +282,16 @@ def test_logits_are_told_by_their_name():
         "threshold_logit_depthwise_kernel",
         "threshold_logit_pointwise_kernel",
     ]
+
+
+def test_the_wrapped_layers_own_policy_decides():
+    """Under mixed precision a float32 layer must not get inputs cut to float16."""
+    keras.config.set_dtype_policy("mixed_float16")
+    layer = stk.SoftThreshold(keras.layers.Dense(4, dtype="float32"), s_init=S_INIT)
+    x = np.random.default_rng(0).normal(size=(8, 16)).astype("float32")
+    out = layer(x)
+    assert keras.backend.standardize_dtype(out.dtype) == "float32"
+    plain = keras.layers.Dense(4, dtype="float32")
+    plain.build(x.shape)
+    plain.set_weights(sparse_in_numpy(layer))
+    np.testing.assert_allclose(numpy(out), numpy(plain(x)), atol=1e-6)

@@ -249,12 +249,13 @@ def test_several_inputs_and_outputs():
     [
         ("classifier", {"classifier"}),
         (["encoder/conv2d"], {"encoder/conv2d"}),
+        ("encoder", {"encoder/conv2d"}),
         (re.compile(r"^encoder/"), {"encoder/conv2d"}),
         (layers.Dense, {"classifier"}),
         (lambda layer: layer.name.startswith("conv"), {"encoder/conv2d"}),
         (["classifier", re.compile("nothing")], {"classifier"}),
     ],
-    ids=["name", "path", "regex", "type", "predicate", "several"],
+    ids=["name", "path", "nested model", "regex", "type", "predicate", "several"],
 )
 def test_skip(skip, expected):
     keras.backend.clear_session()
@@ -359,6 +360,90 @@ def test_copy_weights_both_ways():
     np.testing.assert_array_equal(numpy(sparse(IMAGES)), numpy(trained(IMAGES)))
     stk.copy_weights(trained, dense)  # sparse kernels
     np.testing.assert_array_equal(numpy(dense(IMAGES)), numpy(trained(IMAGES)))
+
+
+@pytest.mark.parametrize("granularity", ["layer", "weight"])
+def test_copy_weights_between_the_two_thresholded_forms(granularity):
+    """Square kernels: in raw order logits and kernels would change places."""
+
+    def wrapped(s_init):
+        return keras.Sequential(
+            [
+                keras.Input((4,)),
+                stk.SoftThreshold(layers.Dense(4), s_init, granularity=granularity),
+                stk.SoftThreshold(layers.Dense(4), s_init, granularity=granularity),
+            ]
+        )
+
+    plain = keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.Dense(4)])
+    source = stk.sparsify(plain, -1.0, granularity=granularity)
+    target, back = wrapped(-3.0), stk.sparsify(plain, -3.0, granularity=granularity)
+    stk.copy_weights(source, target)
+    x = RNG.normal(size=(5, 4)).astype("float32")
+    np.testing.assert_allclose(numpy(target(x)), numpy(source(x)), atol=1e-6)
+    stk.copy_weights(target, back)
+    np.testing.assert_array_equal(numpy(back(x)), numpy(source(x)))
+
+
+def test_thresholds_that_cannot_be_taken_out_are_refused():
+    """Silently left in, they would be the reference of an export."""
+
+    @keras.saving.register_keras_serializable("test")
+    class Block(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = stk.SoftThreshold(layers.Dense(4), s_init=-1.0)
+
+        def build(self, shape):
+            self.dense.build(shape)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = keras.Sequential([keras.Input((4,)), Block()])
+    assert len(list(find_thresholded(model))) == 1
+    with pytest.raises(ValueError, match="custom layer"):
+        stk.strip(model)
+    inner = keras.Sequential([keras.Input((4,)), stk.SoftThreshold(layers.Dense(3))])
+    timed = keras.Sequential([keras.Input((2, 4)), layers.TimeDistributed(inner)])
+    assert "str_keras" not in stk.strip(timed).to_json()
+
+
+def test_nested_models_that_cannot_be_copied_as_they_are():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(4)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def get_config(self):
+            return {}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls()
+
+    x = keras.Input((4,))
+    model = keras.Model(x, layers.Dense(2, name="head")(Own()(x)))
+    sparse = stk.sparsify(model)
+    assert [t.kernel.path for t in find_thresholded(sparse)] == ["head/kernel"]
+    assert "subclassed" in sparse.passed_through[0][1]
+    rows = {row.path: row.macs for row in stk.summary(sparse).rows}
+    assert rows.pop("head/kernel") == 8 and list(rows.values()) == [None]
+    shared = layers.Dense(4)
+    inner = keras.Sequential([keras.Input((4,)), shared])
+    with pytest.raises(ValueError, match="both inside and outside"):
+        stk.sparsify(keras.Model(x, shared(inner(x))))
+
+
+def test_quantizing_a_sparsified_model_is_refused_when_it_is_called():
+    """The quantized layers would read their raw, dense kernels."""
+    sparse = stk.sparsify(sequential(), s_init=-1.0)
+    sparse.get_layer("classifier").quantize("int8")
+    with pytest.raises(ValueError, match="strip first"):
+        sparse(IMAGES)
 
 
 def test_copy_weights_of_another_architecture_writes_nothing():

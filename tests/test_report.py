@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from report_runs import make_run, mobilenet_kernels, resnet_kernels
 
-from str_keras import reporting, training
+from str_keras import reporting
 from str_keras.reporting import facts, runs
 from str_keras.run_directory import METRICS
 
@@ -305,7 +305,6 @@ def test_best_epoch_is_that_of_the_training(pair, accuracies, sparsities, epoch)
     ]
     best = dataclasses.replace(runs.read_run(pair[0]), metrics=metrics).best
     assert (best and best["epoch"]) == epoch
-    assert runs.NEAR_FULL_SPARSITY == training.NEAR_FULL_SPARSITY
 
 
 def edit(name, old, new):

@@ -13,6 +13,7 @@ import str_keras as stk
 from str_keras import checkpoint, monitoring, train, training
 from str_keras.config import TrainConfig, from_dict
 from str_keras.files import written_aside
+from str_keras.run_directory import best_epoch
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="training uses tf.distribute"
@@ -269,6 +270,24 @@ def test_a_loss_of_nan_stops_with_step_and_checkpoint(config, tmp_path):
 
 
 @pytest.mark.slow
+def test_weights_of_nan_after_the_last_step_are_not_saved(
+    config, tmp_path, monkeypatch
+):
+    """The last loss was finite: it was computed before the last update."""
+    check = monitoring.StopOnNan.on_train_batch_end
+
+    def spoil(self, batch, logs=None):
+        check(self, batch, logs)
+        kernel = self.model.trainable_weights[0]
+        kernel.assign(np.full(kernel.shape, np.nan if batch == 2 else kernel))
+
+    monkeypatch.setattr(monitoring.StopOnNan, "on_train_batch_end", spoil)
+    with pytest.raises(monitoring.Diverged, match=r"weight .* is not finite at step"):
+        training.train_and_evaluate(with_(config, epochs=1), tmp_path / "run")
+    assert not (tmp_path / "run" / "last.keras").exists()
+
+
+@pytest.mark.slow
 def test_a_dead_layer_is_named_at_once(config, tmp_path, capsys):
     config = with_(config, s_init=3.0, epochs=1, skip=["re:block", "conv1"])
     training.train_and_evaluate(config, tmp_path / "run")
@@ -279,16 +298,22 @@ def test_a_dead_layer_is_named_at_once(config, tmp_path, capsys):
 
 
 def test_best_is_the_most_accurate_of_the_sparse_epochs():
-    """An early, still dense epoch must not stay the best for its accuracy."""
-    run = training.RunDirectory("unused")
-    trainer = object.__new__(training._Trainer)
-    trainer.run = run
-    epochs = [(0.90, 0.0), (0.80, 0.5), (0.82, 0.9), (0.81, 0.903), (0.83, 0.901)]
-    found = []
-    for accuracy, sparsity in epochs:
-        run.metrics.append({"val_accuracy": accuracy, "sparsity": sparsity})
-        found.append(trainer._is_best(run.metrics[-1]))
-    assert found == [True, True, True, False, True]
+    """Neither an early, still dense epoch nor one that the sparsity left behind."""
+    accuracies = [0.90, 0.80, 0.82, 0.81, 0.83, "", 0.99, 0.70]
+    sparsities = [0.0, 0.5, 0.9, 0.903, 0.901, 0.904, 0.5, 0.95]
+    rows = [
+        {"val_accuracy": a, "sparsity": s}
+        for a, s in zip(accuracies, sparsities, strict=True)
+    ]
+    best = [best_epoch(rows[: i + 1]) for i in range(len(rows))]
+    assert best == [0, 1, 2, 2, 4, 4, 4, 7]
+    # A slow ramp: within half a point of what is reached, at every epoch.
+    ramp = [
+        {"val_accuracy": 0.9 - 0.005 * i, "sparsity": 0.5 + 0.004 * i}
+        for i in range(20)
+    ]
+    assert 20 - best_epoch(ramp) <= 2
+    assert best_epoch([]) is None
 
 
 # The command line: one clear line and exit status 1.
@@ -327,6 +352,7 @@ def command(capsys):
         (["train"], r"all options are flags"),
         (["--weights=missing.keras"], r"missing.keras"),
         (["--resume"], r"no run to resume"),
+        (["--resume", "--config=quickstart"], r"leave --config out"),
         (["--stem=small", "--image_size=128"], r"small"),
     ],
 )

@@ -20,10 +20,13 @@ _DATASET = flags.DEFINE_string(
     "",
     "Data set that the model was trained on, such as fashion_mnist_5k: it gives the "
     "preprocessing of the signature serve_images, and test images to verify on; "
-    "empty: a signature for tensors alone, verified on random inputs.",
+    "empty: that of the run the model lies in, else a signature for tensors alone, "
+    "verified on random inputs.",
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set.")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 256, "Test images to verify on.")
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", 256, "Test images to verify on; 0: all."
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a SavedModel that exists.")
 
 

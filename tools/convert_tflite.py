@@ -33,11 +33,14 @@ _DATASET = flags.DEFINE_string(
     "dataset",
     "",
     "Data set whose test images the file is verified on, such as fashion_mnist_5k; "
-    "empty: random inputs, and no int8.",
+    "empty: that of the run the model lies in, else random inputs, and no int8.",
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set.")
 _NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", 256, "Test images to verify on, and training images to calibrate on."
+    "num_images",
+    256,
+    "Test images to verify on, 0 for all, and training images to calibrate on (500 at "
+    "most).",
 )
 _UINT8_INPUT = flags.DEFINE_bool(
     "uint8_input", False, "Take raw uint8 pixels and normalize them inside the file."

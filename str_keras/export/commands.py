@@ -14,23 +14,26 @@ from str_keras.export.plain import plain_model
 from str_keras.export.report import TFLiteReport, report_table
 from str_keras.export.to_saved_model import saved_model
 from str_keras.export.to_tflite import WEIGHTS, tflite
+from str_keras.run_directory import dataset_of_run
 from str_keras.startup import stderr_aside
 
 ALL = "all"
+MAX_CALIBRATION = 500
 _VARIANTS = [("float32", False), ("float32", True), ("float16", False)]
 _VARIANTS += [("float16", True), ("int8", False)]
 
 
 def load_images(
-    dataset: str, data_dir: str | None, num_images: int, model: keras.Model
+    path: str, dataset: str, data_dir: str | None, num_images: int, model: keras.Model
 ) -> dict[str, Any]:
     """Arguments of `tflite` from a data set; none without one.
 
     Args:
-        dataset: Name for `str_keras.data.load`; empty: no data set.
+        path: The model's file: in a run directory the data set is the run's.
+        dataset: Name for `str_keras.data.load`; empty: the run's, or none.
         data_dir: Where it lies; None is the default.
         num_images: How many test images to verify on, and training images to
-            calibrate with.
+            calibrate with; 0 takes all test images.
         model: Sets the size of the images.
 
     Returns:
@@ -39,13 +42,14 @@ def load_images(
     Raises:
         ValueError: for an unknown data set or a bad number.
     """
-    if not dataset:
-        return {}
-    if num_images < 1:
+    if num_images < 0:
         raise ValueError(
-            "the number of images must be positive. "
+            "the number of images must be positive, or 0 for all. "
             f"Received: --num_images={num_images}"
         )
+    named = {"name": dataset, "data_dir": data_dir} if dataset else dataset_of_run(path)
+    if not named:
+        return {}
     from str_keras import data
 
     shape = input_shape(model)
@@ -54,11 +58,11 @@ def load_images(
             "a data set is for models that take images (height, width, channels): "
             f"leave --dataset out. Received: a model of input shape {shape}"
         )
-    source = data.load(
-        dataset, data_dir=data_dir, image_size=shape[0], channels=shape[-1]
-    )
+    named |= {"image_size": shape[0], "channels": shape[-1]}
+    source = data.load(named.pop("name"), **named)
+    num_images = num_images or source.info.num_test
     images, labels = source.raw("test", num_images)
-    calibration, _ = source.raw("train", num_images)
+    calibration, _ = source.raw("train", min(num_images, MAX_CALIBRATION))
     return {
         "images": images,
         "labels": labels,
@@ -109,7 +113,7 @@ def convert_tflite(
             f"the weights are one of {(*WEIGHTS, ALL)}. Received: --weights={weights}"
         )
     loaded = plain_model(load_model(model))
-    arguments = load_images(dataset, data_dir, num_images, loaded)
+    arguments = load_images(model, dataset, data_dir, num_images, loaded)
     arguments |= {"uint8_input": uint8_input, "overwrite": overwrite}
     arguments |= {"batch_size": batch_size or None, "tolerance": tolerance}
     if weights != ALL:
@@ -172,9 +176,8 @@ def convert_saved_model(
         OSError: if it cannot be read or written.
     """
     loaded = plain_model(load_model(model))
-    arguments = load_images(dataset, data_dir, num_images, loaded)
-    for name in ("labels", "calibration"):
-        arguments.pop(name, None)
+    arguments = load_images(model, dataset, data_dir, num_images, loaded)
+    arguments.pop("calibration", None)
     with stderr_aside():
         report = saved_model(loaded, output, overwrite=overwrite, **arguments)
     print(report_table([report]))

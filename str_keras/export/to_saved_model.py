@@ -22,7 +22,12 @@ from str_keras.export.convert import (
     write_saved_model,
 )
 from str_keras.export.errors import ExportError
-from str_keras.export.inputs import check_class_names, input_shape, make_samples
+from str_keras.export.inputs import (
+    check_class_names,
+    check_labels,
+    input_shape,
+    make_samples,
+)
 from str_keras.export.plain import (
     PreprocessingLike,
     Tensor,
@@ -41,6 +46,7 @@ def saved_model(
     *,
     preprocessing: PreprocessingLike | None = None,
     images: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> SavedModelReport:
@@ -64,6 +70,7 @@ def saved_model(
         images: What is run, `[n, H, W, C]`: with `preprocessing` raw uint8 pixels of
             the model's size, without it the model's own inputs. None takes eight
             random inputs, and the report says so.
+        labels: Class numbers `[n]` of the images, for the accuracy.
         class_names: One name an output, for the JSON.
         overwrite: Whether a SavedModel at `path` may be replaced.
 
@@ -76,6 +83,7 @@ def saved_model(
         OSError: if the path exists or cannot be written.
     """
     plain = plain_model(model)
+    labels = check_labels(labels, images)
     class_names = check_class_names(class_names, plain)
     samples = make_samples(plain, images, preprocessing)
     target = targets.claim_saved_model(path, overwrite)
@@ -92,7 +100,8 @@ def saved_model(
             temporary / "assets.extra" / "export.json",
             _describe(class_names, preprocessing),
         )
-        comparisons = _compare(temporary, inputs, references)
+        outputs = run_saved_model(temporary, inputs)
+        comparisons = _compare(outputs, references)
         total, packed = targets.directory_bytes(temporary)
     counts = kernel_counts(plain)
     shares = [c.agreement for c in comparisons if c.agreement is not None]
@@ -107,6 +116,9 @@ def saved_model(
         agreement=min(shares) if shares else None,
         verified_on=len(samples.raw),
         verified_with=samples.source,
+        top1=None
+        if labels is None
+        else float(np.mean(outputs[TENSORS].argmax(-1) == labels)),
     )
 
 
@@ -139,12 +151,9 @@ def _describe(
 
 
 def _compare(
-    directory: Path,
-    inputs: Mapping[str, np.ndarray],
-    references: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray], references: Mapping[str, np.ndarray]
 ) -> list[verify.Comparison]:
-    outputs = run_saved_model(directory, inputs)
-    comparisons = [verify.compare(outputs[name], references[name]) for name in inputs]
+    comparisons = [verify.compare(outputs[name], references[name]) for name in outputs]
     for comparison in comparisons:
         verify.check(comparison, "float32")
     return comparisons

@@ -11,15 +11,13 @@ from typing import Any
 
 from str_keras.budget import COLUMNS, KernelRow, Summary
 from str_keras.reporting.reading import Line, damaged, read_csv, read_json
+from str_keras.run_directory import best_epoch
 
 Row = dict[str, float | None]
 Path = str | os.PathLike[str]
 
 _METRICS = ("epoch", "loss", "accuracy", "sparsity")
 _LAYERS = ("epoch", "path", "sparsity", "threshold")
-
-NEAR_FULL_SPARSITY = 0.005
-"""A training's best epoch is the most accurate of those this near to the sparsest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +61,10 @@ class Run:
 
         The most accurate of all would be an early one, before anything was pruned.
         """
-        best, earlier = None, []
-        for row in self.metrics:
-            accuracy = row.get("val_accuracy")
-            if accuracy is None:
-                continue
-            enough = (row["sparsity"] or 0.0) - NEAR_FULL_SPARSITY
-            rivals = [a for a, sparsity in earlier if sparsity >= enough]
-            if accuracy > max(rivals, default=-1.0):
-                best = row
-            earlier.append((accuracy, row["sparsity"] or 0.0))
-        return best
+        index = best_epoch(
+            [{**row, "sparsity": row["sparsity"] or 0.0} for row in self.metrics]
+        )
+        return None if index is None else self.metrics[index]
 
 
 def load_runs(run_dir: Path, compare: Sequence[Path] = ()) -> list[Run]:
