@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from str_keras import internals
@@ -437,7 +438,9 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
                 f"{tuple(variable.shape)}, target {other.path} {tuple(other.shape)}"
             )
     for (_, value), other in zip(values, targets, strict=True):
-        other.assign(ops.convert_to_tensor(value))
+        # A copy of its own: on JAX the two would share a buffer, and a step of one
+        # model, which donates it, would delete the other's weight.
+        other.assign(np.array(ops.convert_to_numpy(value)))
 
 
 __all__ = [

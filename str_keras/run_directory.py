@@ -78,7 +78,7 @@ def best_epoch(metrics: Sequence[Mapping[str, Any]]) -> int | None:
     for i, row in enumerate(metrics):
         reached = max(reached, row["sparsity"])
         floor = reached - NEAR_FULL_SPARSITY
-        if row["val_accuracy"] in ("", None) or row["sparsity"] < floor:
+        if row.get("val_accuracy") in ("", None) or row["sparsity"] < floor:
             continue
         held: Mapping[str, Any] | None = None if best is None else metrics[best]
         if (

@@ -49,8 +49,11 @@ def variables(dtype="float32"):
     return [keras.Variable(initial(name), dtype=dtype, name=name) for name in SHAPES]
 
 
-def train(optimizer, steps=STEPS, dtype="float32", scale=1.0):
-    """Applies the gradients of the first steps; gives arrays by name."""
+def train(optimizer, steps=STEPS, dtype="float32", scale=1.0, seen=None):
+    """Applies the gradients of the first steps; gives arrays by name.
+
+    `seen`, a list, gets those after every step.
+    """
     weights = variables(dtype)
     assert {w.dtype for w in weights} == {dtype}
     for step in range(steps):
@@ -59,6 +62,8 @@ def train(optimizer, steps=STEPS, dtype="float32", scale=1.0):
             for name in SHAPES
         ]
         optimizer.apply(grads, weights)
+        if seen is not None:
+            seen.append(values(weights))
     return values(weights)
 
 
@@ -68,13 +73,14 @@ def values(weights):
 
 
 def torch_rule(p, grads, lr, decay, momentum, nesterov=False):
-    """PyTorch's documented SGD, one variable, in float64."""
-    v = np.zeros_like(p)
+    """PyTorch's documented SGD, one variable, in float64: after every step."""
+    v, path = np.zeros_like(p), []
     for grad, rate in zip(grads, lr, strict=False):
         d = grad + decay * p
         v = momentum * v + d
         p = p - rate * (d + momentum * v if nesterov else v)
-    return p
+        path.append(p)
+    return np.stack(path)
 
 
 def decay_of(name, decays, decay_batch_norm=True):
@@ -97,14 +103,17 @@ RULES = [
 def test_sgd_is_pytorchs(rule):
     torch = pytest.importorskip("torch")
     momentum, nesterov, decays, on_batch_norm = rule
-    got = train(SGD(schedule(), momentum, nesterov, *decays, on_batch_norm))
+    got: list[dict] = []
+    train(SGD(schedule(), momentum, nesterov, *decays, on_batch_norm), seen=got)
     decays = (decays[0], decays[0] if decays[1] is None else decays[1])
     for name in SHAPES:
         decay = decay_of(name, decays, on_batch_norm)
         expected = torch_rule(
             initial(name), gradients(name), rates(), decay, momentum, nesterov
         )
-        np.testing.assert_allclose(got[name], expected, rtol=1e-5, atol=1e-5)
+        sequence = np.stack([step[name] for step in got])
+        assert len(sequence) == STEPS
+        np.testing.assert_allclose(sequence, expected, rtol=1e-5, atol=1e-5)
 
         p = torch.tensor(initial(name), requires_grad=True)
         reference = torch.optim.SGD([p], 1.0, momentum, 0, decay, nesterov)
@@ -112,7 +121,7 @@ def test_sgd_is_pytorchs(rule):
             reference.param_groups[0]["lr"] = lr
             p.grad = torch.tensor(grad)
             reference.step()
-        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12)
+        np.testing.assert_allclose(p.detach().numpy(), expected[-1], rtol=1e-12)
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX has no float64 unless told at start")
@@ -122,7 +131,7 @@ def test_sgd_in_float64():
         decay = decay_of(name, (0.02, 0.3))
         expected = torch_rule(
             initial(name), gradients(name), rates(), decay, 0.875, True
-        )
+        )[-1]
         np.testing.assert_allclose(got[name], expected, rtol=1e-12)
 
 
@@ -152,7 +161,7 @@ def test_adam_is_keras_but_for_thresholds(ours, on_batch_norm):
         if name.startswith("threshold"):
             expected[name] = torch_rule(
                 initial(name), gradients(name), 2 * rates()[:15], 0.03, 0.5
-            )
+            )[-1]
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
@@ -177,7 +186,7 @@ def test_excluded_biases_are_not_decayed():
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     got = train(optimizer)
     for name, decay in (("bias", 0.0), ("kernel", 0.5), ("threshold_logit", 0.5)):
-        expected = torch_rule(initial(name), gradients(name), rates(), decay, 0.875)
+        expected = torch_rule(initial(name), gradients(name), rates(), decay, 0.875)[-1]
         np.testing.assert_allclose(got[name], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -185,7 +194,7 @@ def test_gradients_are_clipped_before_decay():
     got = train(SGD(schedule(), 0.875, weight_decay=0.3, clipvalue=0.1))
     for name in SHAPES:
         clipped = np.clip(gradients(name), -0.1, 0.1)
-        expected = torch_rule(initial(name), clipped, rates(), 0.3, 0.875)
+        expected = torch_rule(initial(name), clipped, rates(), 0.3, 0.875)[-1]
         np.testing.assert_allclose(got[name], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -194,7 +203,7 @@ def test_accumulated_gradients_decay_once():
     got = train(optimizer, steps=20)
     for name in SHAPES:
         means = gradients(name)[:20].reshape(4, 5, *SHAPES[name]).mean(axis=1)
-        expected = torch_rule(initial(name), means, [0.1] * 4, 0.3, 0.875)
+        expected = torch_rule(initial(name), means, [0.1] * 4, 0.3, 0.875)[-1]
         np.testing.assert_allclose(got[name], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -410,7 +419,9 @@ def train_again(config):
 
 def test_defaults_are_pytorchs():
     got = train(SGD(), 3)
-    expected = torch_rule(initial("kernel"), gradients("kernel")[:3], [0.01] * 3, 0, 0)
+    expected = torch_rule(initial("kernel"), gradients("kernel")[:3], [0.01] * 3, 0, 0)[
+        -1
+    ]
     np.testing.assert_allclose(got["kernel"], expected, rtol=1e-6)
 
 
