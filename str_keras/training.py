@@ -142,9 +142,9 @@ def _print_forecast(config: TrainConfig, model: Any, steps: int) -> None:
     print(seen, flush=True)
     if seen.verdict == "nothing":
         print(
-            "hint: the default recipe is the paper's for 100 epochs of ImageNet; "
-            "--config=quickstart is one for small data. Raise --threshold_decay until "
-            "Lambda is 2 or more."
+            "hint: the default decay is for 100 epochs of ImageNet. In fewer steps "
+            "raise --threshold_decay until Lambda is 2 or more, as --config=quickstart "
+            "does."
         )
 
 

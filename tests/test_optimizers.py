@@ -124,7 +124,6 @@ def test_sgd_is_pytorchs(rule):
         np.testing.assert_allclose(p.detach().numpy(), expected[-1], rtol=1e-12)
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="JAX has no float64 unless told at start")
 def test_sgd_in_float64():
     got = train(SGD(schedule(), 0.875, True, 0.02, 0.3), dtype="float64")
     for name in SHAPES:
