@@ -15,35 +15,49 @@ if sys.argv[:1] == ["-m"] or "STR_KERAS_PROGRAM" in os.environ:
 
     import_quietly("tensorflow")
 
-from str_keras import optimizers, schedules
+from str_keras import budget, channels, layers, optimizers, schedules
 from str_keras.budget import summary
+from str_keras.channels import shrink, sparsify_channels
+from str_keras.folding import fold_rank
 from str_keras.forecasting import forecast
 from str_keras.layers import SoftThreshold
-from str_keras.model import SparseModel, copy_weights, sparsify, strip
+from str_keras.model import SparseModel, sparsify
+from str_keras.pruning import PrunedModel, PruningRamp, prune
+from str_keras.stripping import copy_weights, strip
 from str_keras.thresholds import register_g, soft_threshold
 
 if TYPE_CHECKING:
-    from str_keras import data, export, models
+    from str_keras import data, export, models, torch_checkpoints
 
 __version__ = "0.1.0"
 
-_LAZY = ("data", "export", "models")
+_LAZY = ("data", "export", "models", "torch_checkpoints")
 
 __all__ = [
+    "PrunedModel",
+    "PruningRamp",
     "SoftThreshold",
     "SparseModel",
+    "budget",
+    "channels",
     "copy_weights",
     "data",
     "export",
+    "fold_rank",
     "forecast",
+    "layers",
     "models",
     "optimizers",
+    "prune",
     "register_g",
     "schedules",
+    "shrink",
     "soft_threshold",
     "sparsify",
+    "sparsify_channels",
     "strip",
     "summary",
+    "torch_checkpoints",
 ]
 
 

@@ -51,8 +51,6 @@ def load_model(path: str | os.PathLike[str], compile: bool = False) -> Any:
         FileNotFoundError: if there is none.
         ValueError: if it is no model that Keras can load, with the reason.
     """
-    import str_keras.model  # noqa: F401 - Keras finds SparseModel and SoftThreshold
-
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no such model. Received: model={path}")
     if not zipfile.is_zipfile(path):

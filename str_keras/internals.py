@@ -70,3 +70,13 @@ def functional_graph(model: keras.Model) -> keras.Model | None:
 def run_graph(model: keras.Model, inputs: Any, call: Callable) -> Any:
     """Runs a functional graph with `call(operation, *args, **kwargs)` at each node."""
     return model._run_through_graph(inputs, call_fn=call)  # type: ignore
+
+
+def read_state_before_step(model: keras.Model) -> None:
+    """Makes a callback's assignments to variables count for the next step.
+
+    Keras' JAX trainer carries the weights outside of the variables during an epoch; a
+    synchronized state is read anew.
+    """
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()  # type: ignore[attr-defined]

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 
 from str_keras.internals import adopt_signature, full_precision
+from str_keras.logits import add_logit, check_s_init
+from str_keras.recurrent import FastGRNN, FastGRNNCell
 from str_keras.selection import Kernel, find_kernels, kernel_axes
 from str_keras.substitution import Substitution
 from str_keras.thresholds import (
@@ -47,32 +49,6 @@ def logit_shape(kernel: Kernel, granularity: str) -> tuple[int, ...]:
     )
 
 
-def add_logit(
-    owner: keras.Layer,
-    name: str,
-    shape: tuple[int, ...],
-    s_init: float,
-    dtype: str = "float32",
-) -> keras.Variable:
-    """Adds a threshold logit to a layer: float32, or float64 beside float64 kernels.
-
-    Args:
-        owner: The layer whose weight it becomes.
-        name: Begins with `thresholds.THRESHOLD_LOGIT`.
-        shape: As of `logit_shape`.
-        s_init: Initial value of every element.
-        dtype: The kernel's; 16 bits cannot hold s (bfloat16 has a spacing of 16 near
-            the paper's -3200, where one step of decay is 0.15).
-    """
-    return owner.add_weight(
-        name=name,
-        shape=shape,
-        initializer=keras.initializers.Constant(s_init),
-        dtype="float64" if dtype == "float64" else "float32",
-        autocast=False,
-    )
-
-
 @dataclass(frozen=True)
 class ThresholdedKernel:
     """A kernel with its logit: what a layer reads instead of its raw kernel.
@@ -102,22 +78,6 @@ class ThresholdedKernel:
             threshold = self.threshold()
             sparse = soft_threshold(ops.cast(raw, threshold.dtype), threshold)
             return ops.cast(sparse, raw.dtype)
-
-
-def check_s_init(s_init: float | None, g: ThresholdFunction) -> float:
-    """Returns `s_init` as a float, or the default of `g`.
-
-    Raises:
-        ValueError: if it is not a finite number.
-    """
-    value = g.s_init if s_init is None else s_init
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not abs(value) < float("inf"):
-        raise ValueError(f"`s_init` must be a finite number. Received: {s_init=}")
-    return value
 
 
 def call_substituted(
@@ -150,14 +110,18 @@ class SoftThreshold(keras.layers.Wrapper):
 
     Args:
         layer: Dense, EinsumDense, Conv1D/2D/3D, Conv1D/2D/3DTranspose,
-            DepthwiseConv1D/2D, SeparableConv1D/2D, or any layer with `kernels`.
+            DepthwiseConv1D/2D, SeparableConv1D/2D, SimpleRNN, LSTM, GRU, RNN over
+            their cells or FastGRNN's, Bidirectional over any of these; or any layer
+            with `kernels`. A recurrent layer's are thresholded once a call, not at
+            each step.
         s_init: Initial logit; None is the default of `g` (-40 for "sigmoid", -10 for
             "exp"; the paper's 100-epoch ImageNet runs use -3200 and -12800).
             `stk.forecast` suggests one for a schedule.
         g: Map from s to the threshold: "sigmoid", "exp", or what `register_g` knows.
         granularity: "layer", "filter" (per output filter) or "weight".
         kernels: Names of the variables to be thresholded, for a layer of another
-            type, such as `["kernel", "recurrent_kernel"]` of an LSTM.
+            type, such as `["kernel"]` of MultiHeadAttention, or to choose among the
+            known ones.
 
     Call arguments:
         Those of the wrapped layer.
@@ -214,7 +178,7 @@ class SoftThreshold(keras.layers.Wrapper):
         self.threshold_logits = [
             add_logit(
                 self,
-                f"{THRESHOLD_LOGIT}_{kernel.path.rsplit('/', 1)[1]}",
+                f"{THRESHOLD_LOGIT}_{self._below(kernel).replace('/', '_')}",
                 logit_shape(kernel, self.granularity),
                 self.s_init,
                 kernel.variable.dtype,
@@ -226,6 +190,9 @@ class SoftThreshold(keras.layers.Wrapper):
             ThresholdedKernel(kernel, logit, self.g)
             for kernel, logit in zip(kernels, self.threshold_logits, strict=True)
         ]
+
+    def _below(self, kernel: Kernel) -> str:
+        return kernel.path.removeprefix(f"{self.name}/")
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its sparse kernels."""
@@ -267,3 +234,16 @@ class SoftThreshold(keras.layers.Wrapper):
             "granularity": self.granularity,
             "kernels": self.kernel_names,
         }
+
+
+__all__ = [
+    "GRANULARITIES",
+    "FastGRNN",
+    "FastGRNNCell",
+    "SoftThreshold",
+    "ThresholdedKernel",
+    "add_logit",
+    "call_substituted",
+    "check_s_init",
+    "logit_shape",
+]

@@ -1,4 +1,4 @@
-"""Whole models: `SparseModel`, `sparsify`, `strip` and the transfer of weights."""
+"""Whole models called with other kernels than their own: `SparseModel`, `sparsify`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from str_keras import internals
 from str_keras.layers import (
@@ -20,9 +18,9 @@ from str_keras.layers import (
     check_s_init,
     logit_shape,
 )
-from str_keras.selection import Kernel, PassedThrough, Skip, find_kernels, select, walk
+from str_keras.selection import Kernel, Skip, find_kernels, select, walk
 from str_keras.substitution import Substitution
-from str_keras.thresholds import THRESHOLD_LOGIT, get_g, is_threshold_logit
+from str_keras.thresholds import THRESHOLD_LOGIT, get_g
 
 NETWORK = "network"
 
@@ -53,20 +51,18 @@ def _guard(kernels: list[Kernel]) -> None:
         kernel.layer.__dict__["call"] = guarded
 
 
-@keras.saving.register_keras_serializable("str_keras")
-class SparseModel(keras.Model):
-    """A built model that is called with soft-thresholded kernels; made by `sparsify`.
+class SubstitutedModel(keras.Model):
+    """A built model that is called with other kernels than its own: the base class.
 
-    Each threshold is computed once a call, however often its layer is used. `layers`,
+    Each kernel is computed once a call, however often its layer is used. `layers`,
     `get_layer`, `inputs` and `outputs` are those of the model inside; its layers work
     only as part of the whole (a direct call raises, as it would read a raw kernel).
 
+    A subclass says in `add_thresholds` what is read in place of each raw kernel.
+
     Args:
         model: A built Functional or Sequential model, owned from now on.
-        kernels: Paths of the kernels that get a threshold, as of `selection.select`.
-        s_init: Initial logit.
-        g: Name of the threshold function.
-        granularity: "layer", "filter", "weight", or "network": one logit for all.
+        kernels: Paths of the kernels that are replaced, as of `selection.select`.
         passed_through: Pairs of path and reason, for the report.
 
     Call arguments:
@@ -76,13 +72,12 @@ class SparseModel(keras.Model):
         What the model inside returns.
     """
 
+    thresholded: list[Any]
+
     def __init__(
         self,
         model: keras.Model,
-        kernels: list[str],
-        s_init: float | None = None,
-        g: Any = "sigmoid",
-        granularity: str = "layer",
+        kernels: Iterable[str],
         passed_through: Iterable[tuple[str, str]] = (),
         **kwargs: Any,
     ):
@@ -91,18 +86,22 @@ class SparseModel(keras.Model):
         # The layers inside cast for themselves, as in a plain functional model.
         super().__init__(autocast=False, **kwargs)
         self.model = model
-        self.g = get_g(g)
-        self.s_init = check_s_init(s_init, self.g)
-        self.granularity = granularity
         # Through __dict__: Keras would track and wrap the lists.
         self.__dict__["passed_through"] = [
             (path, reason) for path, reason in passed_through
         ]
         self.__dict__["kernel_paths"] = list(kernels)
-        self.build()
+
+    def add_thresholds(self, kernels: list[Kernel]) -> list[Any]:
+        """Adds the subclass' own weights; returns a replacement for each kernel.
+
+        A replacement has `kernel`, `threshold()` and `sparse()`, like
+        `ThresholdedKernel`.
+        """
+        raise NotImplementedError
 
     def build(self, input_shape: Any = None) -> None:
-        """Adds the logits; the model inside is built already."""
+        """Adds what decides the thresholds; the model inside is built already."""
         found = {
             kernel.path: kernel
             for path, layer in walk(self.model)
@@ -112,26 +111,8 @@ class SparseModel(keras.Model):
         if missing:
             raise ValueError(f"The model has no such kernels. Received: {missing}")
         kernels = [found[path] for path in self.kernel_paths]
-        if self.granularity == NETWORK:
-            dtype = max(kernel.variable.dtype for kernel in kernels)  # float64 wins
-            shared = add_logit(self, THRESHOLD_LOGIT, (), self.s_init, dtype)
-            logits = [shared] * len(kernels)
-        else:
-            logits = [self._add_logit(kernel) for kernel in kernels]
-        self.__dict__["thresholded"] = [
-            ThresholdedKernel(kernel, logit, self.g)
-            for kernel, logit in zip(kernels, logits, strict=True)
-        ]
+        self.__dict__["thresholded"] = self.add_thresholds(kernels)
         _guard(kernels)
-
-    def _add_logit(self, kernel: Kernel) -> keras.Variable:
-        return add_logit(
-            self,
-            f"{THRESHOLD_LOGIT}_{kernel.path.replace('/', '_')}",
-            logit_shape(kernel, self.granularity),
-            self.s_init,
-            kernel.variable.dtype,
-        )
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Calls the model inside with its sparse kernels."""
@@ -193,33 +174,101 @@ class SparseModel(keras.Model):
             "trainable": self.trainable,
             "model": keras.saving.serialize_keras_object(self.model),
             "kernels": self.kernel_paths,
-            "s_init": self.s_init,
-            "g": self.g.name,
-            "granularity": self.granularity,
             "passed_through": [list(pair) for pair in self.passed_through],
         }
 
     @classmethod
-    def from_config(cls, config: dict, custom_objects: Any = None) -> SparseModel:
+    def from_config(cls, config: dict, custom_objects: Any = None) -> SubstitutedModel:
         """Rebuilds the model from `get_config`."""
         config = dict(config)
         model = keras.saving.deserialize_keras_object(
             config.pop("model"), custom_objects=custom_objects
         )
         trainable = config.pop("trainable", True)
-        sparse = cls(model, **config)
-        sparse.trainable = trainable
-        return sparse
+        substituted = cls(model, **config)
+        substituted.trainable = trainable
+        return substituted
 
 
-def find_thresholded(model: keras.Layer) -> Iterator[ThresholdedKernel]:
+@keras.saving.register_keras_serializable("str_keras")
+class SparseModel(SubstitutedModel):
+    """A model with learnable soft thresholds on its kernels; made by `sparsify`.
+
+    Args:
+        model: A built Functional or Sequential model, owned from now on.
+        kernels: Paths of the kernels that get a threshold, as of `selection.select`.
+        s_init: Initial logit.
+        g: Name of the threshold function.
+        granularity: "layer", "filter", "weight", or "network": one logit for all.
+        passed_through: Pairs of path and reason, for the report.
+
+    Call arguments:
+        inputs, training, mask: As of the model inside.
+
+    Returns:
+        What the model inside returns.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        kernels: list[str],
+        s_init: float | None = None,
+        g: Any = "sigmoid",
+        granularity: str = "layer",
+        passed_through: Iterable[tuple[str, str]] = (),
+        **kwargs: Any,
+    ):
+        super().__init__(model, kernels, passed_through, **kwargs)
+        self.g = get_g(g)
+        self.s_init = check_s_init(s_init, self.g)
+        self.granularity = granularity
+        self.build()
+
+    def add_thresholds(self, kernels: list[Kernel]) -> list[ThresholdedKernel]:
+        """Adds the logits."""
+        if self.granularity == NETWORK:
+            dtype = max(kernel.variable.dtype for kernel in kernels)  # float64 wins
+            shared = add_logit(self, THRESHOLD_LOGIT, (), self.s_init, dtype)
+            logits = [shared] * len(kernels)
+        else:
+            logits = [self._add_logit(kernel) for kernel in kernels]
+        return [
+            ThresholdedKernel(kernel, logit, self.g)
+            for kernel, logit in zip(kernels, logits, strict=True)
+        ]
+
+    def _add_logit(self, kernel: Kernel) -> keras.Variable:
+        return add_logit(
+            self,
+            f"{THRESHOLD_LOGIT}_{kernel.path.replace('/', '_')}",
+            logit_shape(kernel, self.granularity),
+            self.s_init,
+            kernel.variable.dtype,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, the model inside serialized."""
+        return {
+            **super().get_config(),
+            "s_init": self.s_init,
+            "g": self.g.name,
+            "granularity": self.granularity,
+        }
+
+
+def find_thresholded(model: keras.Layer) -> Iterator[Any]:
     """Yields every kernel that has a threshold, however it came into the model.
 
     Args:
-        model: A `SparseModel`, a model with `SoftThreshold` layers, also in nested
-            models, wrappers and custom layers, or a plain one (yields nothing).
+        model: A `SparseModel` or other `SubstitutedModel`, a model with
+            `SoftThreshold` layers, also in nested models, wrappers and custom layers,
+            or a plain one (yields nothing).
+
+    Yields:
+        `ThresholdedKernel`, or what else has `kernel`, `threshold()` and `sparse()`.
     """
-    if isinstance(model, SparseModel | SoftThreshold):
+    if isinstance(model, SubstitutedModel | SoftThreshold):
         yield from model.thresholded
     else:
         for layer in internals.sublayers(model):
@@ -239,7 +288,7 @@ def _submodels(model: keras.Model) -> Iterator[keras.Model]:
             yield from _submodels(layer)
 
 
-def _clone(model: keras.Model, clone_function: Any = None) -> keras.Model:
+def clone(model: keras.Model, clone_function: Any = None) -> keras.Model:
     """A new model of the same configuration, new weights, and not compiled.
 
     `clone_model` compiles the clone as the model was: the file of a stripped model
@@ -257,7 +306,8 @@ def _clone(model: keras.Model, clone_function: Any = None) -> keras.Model:
             submodel.compiled = True
 
 
-def _check_built(model: keras.Model) -> None:
+def check_built(model: keras.Model) -> None:
+    """Raises if `model` is no built Functional or Sequential model, with the mend."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"A keras.Model is wanted. Received: model={type(model).__name__}"
@@ -269,6 +319,43 @@ def _check_built(model: keras.Model) -> None:
             f"layers. Received: model={model.name} ({type(model).__name__}, "
             f"built={model.built})"
         )
+
+
+def prepare(
+    model: keras.Model, skip: Iterable[Skip] | Skip = ()
+) -> tuple[keras.Model, list[str], list[tuple[str, str]]]:
+    """What a `SubstitutedModel` is made of: see `sparsify` for arguments and errors.
+
+    Returns:
+        A copy of the model with its weights, the paths of the kernels to be replaced,
+        and pairs of path and reason for layers that are passed through.
+    """
+    check_built(model)
+    if any(True for _ in find_thresholded(model)):
+        raise ValueError(
+            "The model has thresholds already: strip it first. "
+            f"Received: model={model.name}"
+        )
+    kernels, passed = select(model, skip)
+    if not kernels:
+        reasons = "; ".join(f"{item.path}: {item.reason}" for item in passed[:5])
+        raise ValueError(
+            f"No kernel is left to sparsify ({reasons or 'the model has none'}). "
+            f"Received: model={model.name}"
+        )
+    copy = clone(model)
+    if len(copy.weights) != len(model.weights):
+        raise ValueError(
+            "A layer stands both inside and outside of a nested model, which a copy "
+            "cannot keep: build the model without nesting. "
+            f"Received: model={model.name}"
+        )
+    copy.set_weights(model.get_weights())
+    return (
+        copy,
+        [kernel.path for kernel in kernels],
+        [(item.path, item.reason) for item in passed],
+    )
 
 
 def sparsify(
@@ -300,154 +387,10 @@ def sparsify(
         ValueError: if the model is not built, subclassed, has thresholds already or
             no kernel at all, or an argument is unknown.
     """
-    _check_built(model)
     if granularity not in (*GRANULARITIES, NETWORK):
         raise ValueError(
             f"`granularity` is one of {(*GRANULARITIES, NETWORK)}. "
             f"Received: {granularity=}"
         )
-    if any(True for _ in find_thresholded(model)):
-        raise ValueError(
-            "The model has thresholds already: strip it first. "
-            f"Received: model={model.name}"
-        )
-    kernels, passed = select(model, skip)
-    if not kernels:
-        reasons = "; ".join(f"{item.path}: {item.reason}" for item in passed[:5])
-        raise ValueError(
-            f"No kernel is left to sparsify ({reasons or 'the model has none'}). "
-            f"Received: model={model.name}"
-        )
-    copy = _clone(model)
-    if len(copy.weights) != len(model.weights):
-        raise ValueError(
-            "A layer stands both inside and outside of a nested model, which a copy "
-            "cannot keep: build the model without nesting. "
-            f"Received: model={model.name}"
-        )
-    copy.set_weights(model.get_weights())
-    return SparseModel(
-        copy,
-        [kernel.path for kernel in kernels],
-        s_init=s_init,
-        g=g,
-        granularity=granularity,
-        passed_through=[(item.path, item.reason) for item in passed],
-    )
-
-
-def _plain_layer(layer: keras.Layer) -> keras.Layer:
-    """A new layer of the same configuration without thresholds, not built."""
-    if isinstance(layer, SparseModel):
-        return _clone(layer.model)
-    if isinstance(layer, keras.Model) and internals.functional_graph(layer) is not None:
-        return _clone(layer, _plain_layer)
-    config = layer.get_config()
-    if isinstance(layer, SoftThreshold):
-        inner = layer.layer
-        return type(inner).from_config({**inner.get_config(), "name": layer.name})
-    if isinstance(layer, keras.layers.Wrapper):
-        inner = _plain_layer(layer.layer)
-        config["layer"] = keras.saving.serialize_keras_object(inner)
-    return type(layer).from_config(config)
-
-
-def strip(model: keras.Model) -> keras.Model:
-    """Returns a plain Keras model with zeros in its kernels in place of thresholds.
-
-    It needs no str_keras to load, and gives the same outputs bit for bit (same
-    backend, mode and batch). The model given is not changed.
-
-    Args:
-        model: A `SparseModel`, a Functional or Sequential model with `SoftThreshold`
-            layers, or a plain one (copied as it is).
-
-    Returns:
-        A model of plain layers, not compiled.
-
-    Raises:
-        TypeError: if `model` is no model.
-        ValueError: if it is not built, or subclassed, or a custom layer inside holds
-            thresholds.
-    """
-    _check_built(model)
-    if isinstance(model, SparseModel):
-        plain = _clone(model.model)
-    else:
-        plain = _clone(model, _plain_layer)
-    left = [v.path for v in plain.weights if is_threshold_logit(v)]
-    if left:
-        raise ValueError(
-            "Thresholds inside of a custom layer or subclassed model cannot be taken "
-            f"out: give it its SoftThreshold layers from outside. Received: {left}"
-        )
-    copy_weights(model, plain)
-    return plain
-
-
-def _effective_weights(model: keras.Model) -> list[tuple[keras.Variable, Any]]:
-    """Each weight but the logits, with its value as the layers read it."""
-    sparse = {id(t.kernel.variable): t for t in find_thresholded(model)}
-    return [
-        (v, sparse[id(v)].sparse() if id(v) in sparse else v)
-        for v in model.weights
-        if not is_threshold_logit(v)
-    ]
-
-
-def _logits(model: keras.Model) -> list[keras.Variable]:
-    """The logits in the order of their kernels, a shared one once."""
-    logits = {id(item.logit): item.logit for item in find_thresholded(model)}
-    return list(logits.values())
-
-
-def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies weights between plain and thresholded forms of one architecture.
-
-    From thresholded to plain the sparse kernels are written; from plain to thresholded
-    the raw kernels are set and the logits stay (a checkpoint of a dense model: load it
-    into the plain model, then copy); between two thresholded models everything is
-    copied.
-
-    Args:
-        source: Model to read.
-        target: Model to write, of the same layers in the same order.
-
-    Raises:
-        ValueError: if numbers or shapes of the weights differ; nothing is written then.
-    """
-    targets = [v for v in target.weights if not is_threshold_logit(v)]
-    logits, target_logits = _logits(source), _logits(target)
-    if logits and target_logits:
-        # Each kind in its own order: a SoftThreshold's logit precedes its kernel, a
-        # SparseModel's follow all weights.
-        raw = [v for v in source.weights if not is_threshold_logit(v)]
-        values = [(v, v) for v in raw + logits]
-        targets += target_logits
-    else:
-        values = _effective_weights(source)
-    if len(values) != len(targets):
-        raise ValueError(
-            "The models have different numbers of weights. Received: "
-            f"source={len(values)}, target={len(targets)}"
-        )
-    for (variable, _), other in zip(values, targets, strict=True):
-        if tuple(variable.shape) != tuple(other.shape):
-            raise ValueError(
-                f"Weights differ in shape. Received: source {variable.path} "
-                f"{tuple(variable.shape)}, target {other.path} {tuple(other.shape)}"
-            )
-    for (_, value), other in zip(values, targets, strict=True):
-        # A copy of its own: on JAX the two would share a buffer, and a step of one
-        # model, which donates it, would delete the other's weight.
-        other.assign(np.array(ops.convert_to_numpy(value)))
-
-
-__all__ = [
-    "PassedThrough",
-    "SparseModel",
-    "copy_weights",
-    "find_thresholded",
-    "sparsify",
-    "strip",
-]
+    copy, kernels, passed = prepare(model, skip)
+    return SparseModel(copy, kernels, s_init, g, granularity, passed)

@@ -12,6 +12,7 @@ import keras
 from keras import layers
 
 from str_keras.internals import functional_graph
+from str_keras.recurrent import FastGRNNCell
 from str_keras.thresholds import is_threshold_logit
 
 Skip: TypeAlias = (
@@ -36,7 +37,21 @@ _KERNELS: list[tuple[tuple[type, ...], dict[str, tuple[int, ...]]]] = [
         {"kernel": _LAST},
     ),
 ]
-_LATER = (layers.RNN, layers.MultiHeadAttention, layers.Embedding)
+# Cells of recurrent layers; all columns of their kernels count output filters (those of
+# a gate are filters too).
+_CELLS: list[tuple[type, tuple[str, ...]]] = [
+    (layers.SimpleRNNCell, ("kernel", "recurrent_kernel")),
+    (layers.LSTMCell, ("kernel", "recurrent_kernel")),
+    (layers.GRUCell, ("kernel", "recurrent_kernel")),
+    (
+        FastGRNNCell,
+        (
+            *("kernel", "kernel_1", "kernel_2"),
+            *("recurrent_kernel", "recurrent_kernel_1", "recurrent_kernel_2"),
+        ),
+    ),
+]
+_LATER = (layers.MultiHeadAttention, layers.Embedding)
 
 
 @dataclass(frozen=True)
@@ -74,12 +89,39 @@ def _einsum_filter_axes(layer: layers.EinsumDense) -> tuple[int, ...]:
     ) or (-1,)
 
 
+def _parts(layer: keras.Layer) -> list[tuple[str, keras.Layer]]:
+    """The layers inside of a recurrent one that hold weights, each with its name.
+
+    The names of their own are of no use: Keras numbers them, and both directions may
+    have cells of one name.
+    """
+    if isinstance(layer, layers.Bidirectional):
+        return [("forward", layer.forward_layer), ("backward", layer.backward_layer)]
+    if isinstance(layer, layers.RNN):
+        return [("", layer.cell)]
+    if isinstance(layer, layers.StackedRNNCells):
+        return [(f"cell_{i}", cell) for i, cell in enumerate(layer.cells)]
+    return []
+
+
+def is_recurrent(layer: keras.Layer) -> bool:
+    """Whether each kernel of the layer is used once a time step of its input."""
+    return isinstance(layer, layers.RNN | layers.Bidirectional)
+
+
 def kernel_axes(layer: keras.Layer) -> dict[str, tuple[int, ...]]:
     """Names of a layer's kernels with their filter axes; empty if its type is unknown.
 
     Args:
-        layer: Any layer, built or not.
+        layer: Any layer, built or not. A recurrent one is known if all its cells are.
     """
+    if parts := _parts(layer):
+        inside = [kernel_axes(part) for _, part in parts]
+        merged = {name: axes for found in inside for name, axes in found.items()}
+        return merged if all(inside) else {}
+    for cell, names in _CELLS:
+        if isinstance(layer, cell):
+            return dict.fromkeys(names, _LAST)
     if isinstance(layer, layers.EinsumDense):
         return {"kernel": _einsum_filter_axes(layer)}
     for types, kernels in _KERNELS:
@@ -100,6 +142,36 @@ def is_matrix(variable: keras.Variable) -> bool:
     )
 
 
+def find_matrices(
+    layer: keras.Layer, path: str
+) -> Iterator[tuple[str, keras.Layer, keras.Variable]]:
+    """Yields the weights of a built layer that are counted as kernels.
+
+    Args:
+        layer: A built layer.
+        path: The layer's path.
+
+    Yields:
+        Path, layer and variable, in order of the layer's weights. Paths are unique:
+        those of the two directions of a Bidirectional are "path/forward/kernel" and
+        "path/backward/kernel", of stacked cells "path/cell_0/kernel" and so on;
+        otherwise a name that occurs again gets a number.
+    """
+    parts = _parts(layer)
+    for name, part in parts:
+        inner = f"{path}/{name}" if name else path
+        for full, reader, variable in find_matrices(part, inner):
+            # A cell is no layer that is called on the whole sequence.
+            yield full, reader if is_recurrent(reader) else layer, variable
+    numbers: dict[str, int] = {}
+    for variable in [] if parts else layer.weights:
+        if is_matrix(variable):
+            number = numbers.get(variable.name, 0)
+            numbers[variable.name] = number + 1
+            suffix = f"_{number}" if number else ""
+            yield f"{path}/{variable.name}{suffix}", layer, variable
+
+
 def find_kernels(
     layer: keras.Layer, path: str, names: Sequence[str] | None = None
 ) -> list[Kernel]:
@@ -116,18 +188,16 @@ def find_kernels(
         ValueError: if a name is of no variable of two or more axes.
     """
     axes = {n: _LAST for n in names} if names is not None else kernel_axes(layer)
-    found = []
-    for name, filter_axes in axes.items():
-        variables = [v for v in layer.weights if v.name == name and is_matrix(v)]
-        if not variables and names is not None:
-            raise ValueError(
-                f"The layer {layer.name!r} has no kernel of this name, only "
-                f"{[v.name for v in layer.weights]}. Received: kernels={list(names)}"
-            )
-        for number, variable in enumerate(variables):
-            suffix = f"_{number}" if number else ""
-            full = f"{path}/{name}{suffix}"
-            found.append(Kernel(full, layer, variable, filter_axes))
+    found = [
+        Kernel(full, reader, variable, axes[variable.name])
+        for full, reader, variable in find_matrices(layer, path)
+        if variable.name in axes
+    ]
+    if names is not None and set(names) - {kernel.variable.name for kernel in found}:
+        raise ValueError(
+            f"The layer {layer.name!r} has no kernel of this name, only "
+            f"{[v.name for v in layer.weights]}. Received: kernels={list(names)}"
+        )
     return found
 
 
@@ -194,12 +264,14 @@ def _reason(layer: keras.Layer) -> str | None:
     if isinstance(layer, keras.Model):
         return "a subclassed model: place SoftThreshold around its layers"
     if isinstance(layer, _LATER):
-        return "recurrent, attention and embedding layers: wrap by hand with `kernels=`"
+        return "attention and embedding layers: wrap by hand with `kernels=`"
+    if kernel_axes(layer):
+        return None
     if isinstance(layer, layers.Wrapper):
         return "a wrapper: put SoftThreshold around the layer inside it"
-    if not kernel_axes(layer):
-        return "unknown layer type: wrap by hand with `kernels=`"
-    return None
+    if is_recurrent(layer):
+        return "a recurrent layer of unknown cells: wrap by hand with `kernels=`"
+    return "unknown layer type: wrap by hand with `kernels=`"
 
 
 def select(

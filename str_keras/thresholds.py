@@ -17,6 +17,9 @@ ops: Any = keras.ops  # untyped there; inferred, its results could be None
 THRESHOLD_LOGIT = "threshold_logit"
 """Every variable s is named so, or begins so: optimizers tell s by it."""
 
+KEPT = "threshold_kept"
+"""The variable of a pruned model that holds how many weights each kernel keeps."""
+
 EXP_LIMIT = 80.0
 """exp(80) = 5.5e34 is beyond any weight and within float32; its gradient is too."""
 
@@ -83,6 +86,39 @@ def soft_threshold(kernel: Tensor, threshold: Tensor) -> Tensor:
             f"Received: kernel.dtype={dtype}, threshold.dtype={threshold.dtype}"
         )
     return _soft_threshold(kernel, threshold)
+
+
+GRADIENTS = ("masked", "straight_through")
+
+
+def hard_threshold(
+    kernel: Tensor, threshold: Tensor, gradient: str = "masked"
+) -> Tensor:
+    """Keeps the weights of a magnitude of at least t as they are: `w 1[|w| >= t]`.
+
+    Args:
+        kernel: Float tensor of any shape.
+        threshold: Scalar of the same dtype, in units of `kernel`; no gradient flows
+            to it.
+        gradient: "masked": pruned weights get none (magnitude pruning);
+            "straight_through": all weights get that of their sparse value (DNW).
+
+    Returns:
+        Tensor of the shape and dtype of `kernel`.
+
+    Raises:
+        ValueError: if `gradient` is another.
+
+    Source: Zhu and Gupta 2017 (masked); Wortsman et al. 2019 (straight through).
+    """
+    if gradient not in GRADIENTS:
+        raise ValueError(f"`gradient` is one of {GRADIENTS}. Received: {gradient=}")
+    kept = ops.stop_gradient(ops.abs(kernel) >= threshold)
+    sparse = ops.where(kept, kernel, ops.zeros_like(kernel))
+    if gradient == "masked":
+        return sparse
+    # w + (0 - w) and w + (w - w) are exact: the value is that of `sparse`.
+    return kernel + ops.stop_gradient(sparse - kernel)
 
 
 @dataclass(frozen=True)
@@ -170,3 +206,11 @@ def get_g(identifier: str | Callable | ThresholdFunction) -> ThresholdFunction:
 def is_threshold_logit(variable: Any) -> bool:
     """Tells whether a `keras.Variable` of a model is a threshold logit s."""
     return variable.name.startswith(THRESHOLD_LOGIT)
+
+
+def is_threshold_state(variable: Any) -> bool:
+    """Tells whether a `keras.Variable` decides thresholds, and is no weight of the net.
+
+    A logit s, or the numbers of weights that a pruned model keeps.
+    """
+    return is_threshold_logit(variable) or variable.name == KEPT

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import keras
 from keras import layers
 
+from str_keras.layers import FastGRNN, FastGRNNCell
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -112,4 +114,51 @@ CASES = [
         (4 * 5 * 2 * 3,),
         ((1, 2, 3),),
     ),
+    # Kernels of recurrent layers are used once at each of the four steps.
+    Case(
+        "simple_rnn",
+        lambda: layers.SimpleRNN(5),
+        (4, 3),
+        (4 * 3 * 5, 4 * 5 * 5),
+        ((1, 5), (1, 5)),
+    ),
+    Case(
+        "lstm",
+        lambda: layers.LSTM(3),
+        (4, 5),
+        (4 * 5 * 12, 4 * 3 * 12),
+        ((1, 12), (1, 12)),
+    ),
+    Case(
+        "gru",
+        lambda: layers.GRU(3, return_sequences=True),
+        (4, 5),
+        (4 * 5 * 9, 4 * 3 * 9),
+        ((1, 9), (1, 9)),
+    ),
+    Case(
+        "stacked_cells",
+        lambda: layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)]),
+        (4, 5),
+        (4 * 5 * 12, 4 * 3 * 12, 4 * 3 * 6, 4 * 2 * 6),
+        ((1, 12), (1, 12), (1, 6), (1, 6)),
+    ),
+    Case(
+        "bidirectional",
+        # Keras' own orthogonal matrices cannot be made in bfloat16.
+        lambda: layers.Bidirectional(
+            layers.GRU(3, recurrent_initializer="glorot_uniform")
+        ),
+        (4, 5),
+        2 * (4 * 5 * 9, 4 * 3 * 9),
+        4 * ((1, 9),),
+    ),
+    Case(
+        "fast_grnn",
+        lambda: FastGRNN(FastGRNNCell(4, kernel_rank=2)),
+        (4, 5),
+        (4 * 5 * 2, 4 * 2 * 4, 4 * 4 * 4),
+        ((1, 2), (1, 4), (1, 4)),
+    ),
 ]
+BY_NAME = {case.name: case for case in CASES}

@@ -8,7 +8,9 @@ import sys
 import keras
 import pytest
 
-FILES = ["thresholds", "layers", "model", "budget", "optimizers", "schedules"]
+FILES = [
+    *("thresholds", "layers", "model", "pruning", "budget", "optimizers", "schedules"),
+]
 # One case of each kind of thing: on JAX every shape is compiled anew.
 LESS = (
     "not applications and not weight- and not filter- and not no_str_keras"

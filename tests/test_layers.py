@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from descriptors import CASES
+from descriptors import BY_NAME, CASES
 from keras import ops
 
 import str_keras as stk
@@ -119,11 +119,13 @@ def test_files_keep_raw_kernels_and_logits(case, suffix, tmp_path):
 POLICIES = ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64"]
 
 
+SOME = ["dense", "conv2d", "separable2d", "einsum_heads", "bidirectional", "fast_grnn"]
+
+
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize(
-    "case", CASES[:1] + CASES[3:4] + CASES[-3:], ids=lambda c: c.name
-)
-def test_dtype_policies(case, policy):
+@pytest.mark.parametrize("name", SOME)
+def test_dtype_policies(name, policy):
+    case = BY_NAME[name]
     keras.config.set_dtype_policy(policy)
     model, layer, x = wrapped_and_inputs(case)
     wide = "float64" if policy == "float64" else "float32"
@@ -168,9 +170,9 @@ def test_the_logits_gradient_is_summed_in_float32_under_mixed_precision():
 
 
 @pytest.mark.skipif(not TENSORFLOW, reason="jit_compile is a choice on TensorFlow only")
-@pytest.mark.parametrize("case", [CASES[0], CASES[3], CASES[-3]], ids=lambda c: c.name)
-def test_xla_trains_to_the_same_weights(case):
-    ends = []
+@pytest.mark.parametrize("name", ["dense", "conv2d", "separable2d", "lstm"])
+def test_xla_trains_to_the_same_weights(name):
+    case, ends = BY_NAME[name], []
     for jit in (False, True):
         keras.utils.set_random_seed(3)
         model, _, x = wrapped_and_inputs(case)
@@ -183,12 +185,13 @@ def test_xla_trains_to_the_same_weights(case):
 
 
 def test_layers_of_other_types_by_naming_their_kernels():
-    """The mechanism carries recurrent and attention layers, masks and states."""
+    """Attention layers by name; of a known type some kernels only, by name too."""
     x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
     lstm = stk.SoftThreshold(
-        keras.layers.LSTM(4), s_init=S_INIT, kernels=["kernel", "recurrent_kernel"]
+        keras.layers.LSTM(4), s_init=S_INIT, kernels=["recurrent_kernel"]
     )
     out = lstm(x)
+    assert [t.kernel.variable.name for t in lstm.thresholded] == ["recurrent_kernel"]
     plain = keras.layers.LSTM(4)
     plain.build(x.shape)
     plain.set_weights(sparse_in_numpy(lstm))
@@ -242,7 +245,11 @@ def test_regularizers_act_on_the_raw_kernel():
     ("arguments", "error", "match"),
     [
         ({"layer": keras.layers.ReLU()}, TypeError, "kernels=.*Received: layer=ReLU"),
-        ({"layer": keras.layers.LSTM(2)}, TypeError, "Received: layer=LSTM"),
+        (
+            {"layer": keras.layers.MultiHeadAttention(2, 2)},
+            TypeError,
+            "Received: layer=MultiHeadAttention",
+        ),
         ({"layer": 3}, ValueError, "Layer 3 supplied"),
         ({"granularity": "channel"}, ValueError, "granularity='channel'"),
         ({"s_init": float("nan")}, ValueError, "s_init=nan"),
@@ -276,12 +283,37 @@ def test_a_quantized_layer_is_refused():
 
 
 def test_logits_are_told_by_their_name():
-    _, layer, _ = wrapped_and_inputs(CASES[11])
+    _, layer, _ = wrapped_and_inputs(BY_NAME["separable1d"])
     names = [v.name for v in layer.weights if is_threshold_logit(v)]
     assert names == [
         "threshold_logit_depthwise_kernel",
         "threshold_logit_pointwise_kernel",
     ]
+
+
+def test_both_directions_are_told_apart():
+    _, layer, _ = wrapped_and_inputs(BY_NAME["bidirectional"])
+    names = [v.name for v in layer.weights if is_threshold_logit(v)]
+    assert names == [
+        f"threshold_logit_{side}_{kernel}"
+        for side in ("forward", "backward")
+        for kernel in ("kernel", "recurrent_kernel")
+    ]
+
+
+def test_thresholds_of_a_recurrent_layer_are_computed_once_a_call(monkeypatch):
+    """Not at each of the four steps, which are written out here."""
+    from str_keras import layers as module
+
+    calls, original = [], module.soft_threshold
+    monkeypatch.setattr(
+        module, "soft_threshold", lambda w, t: calls.append(w) or original(w, t)
+    )
+    layer = stk.SoftThreshold(keras.layers.LSTM(3, unroll=True), s_init=S_INIT)
+    layer(np.ones((2, 4, 5), "float32"))
+    calls.clear()
+    layer(np.ones((2, 4, 5), "float32"))
+    assert len(calls) == 2
 
 
 def test_the_wrapped_layers_own_policy_decides():

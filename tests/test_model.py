@@ -275,13 +275,22 @@ def test_layers_that_cannot_be_wrapped_are_passed_through_with_the_reason():
         def call(self, x):
             return x @ self.matrix
 
+    class OwnCell(layers.Layer):
+        state_size = 4
+
+        def build(self, shape):
+            self.matrix = self.add_weight((shape[-1], 4))
+
+        def call(self, x, states):
+            return x @ self.matrix, states
+
     frozen = layers.Dense(3, name="frozen", trainable=False)
     lora = layers.Dense(3, name="lora")
     model = keras.Sequential(
         [
             keras.Input((5,), dtype="int32"),
             layers.Embedding(7, 3, name="embedding"),
-            layers.GRU(4, name="gru"),
+            layers.RNN([layers.GRUCell(4), OwnCell()], name="cell"),
             frozen,
             lora,
             layers.Dense(4, name="dense"),
@@ -291,8 +300,9 @@ def test_layers_that_cannot_be_wrapped_are_passed_through_with_the_reason():
     )
     lora.enable_lora(1)
     copy = dict(stk.sparsify(model, skip="lora").passed_through)
-    assert set(copy) == {"embedding", "gru", "frozen", "lora", "scale"}
-    assert "recurrent" in copy["gru"] and "recurrent" in copy["embedding"]
+    assert set(copy) == {"embedding", "cell", "frozen", "lora", "scale"}
+    assert "embedding layers" in copy["embedding"]
+    assert "unknown cells" in copy["cell"]
     assert "trainable=False" in copy["frozen"]
     assert "unknown layer type" in copy["scale"]
     # The reasons are in the report, too.

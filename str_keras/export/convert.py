@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from str_keras.export.errors import ExportError
 from str_keras.export.plain import PreprocessingLike, Tensor
+from str_keras.internals import sublayers
 
 Endpoint = tuple[Callable[[Tensor], Tensor], tf.TensorSpec]
 
@@ -64,6 +65,38 @@ def _endpoint(
 def as_given(values: Tensor) -> Tensor:
     """The step before a model that takes its inputs as they are."""
     return values
+
+
+def _loops(layer: keras.Layer) -> Iterator[keras.Layer]:
+    """Recurrent layers inside whose steps are a loop, not written out."""
+    if isinstance(layer, keras.layers.RNN) and not layer.unroll:
+        yield layer
+    for inner in sublayers(layer):
+        yield from _loops(inner)
+
+
+def refuse_loops(model: keras.Model, weights: str, batch_size: int | None) -> None:
+    """Refuses what a recurrent layer's loop cannot be converted to.
+
+    Raises:
+        ExportError: for a free batch (the converter refuses its lists) or int8 (under
+            TensorFlow 2.21 calibration ends the process by a segmentation fault).
+    """
+    loop = next(_loops(model), None)
+    if loop is None:
+        return
+    if batch_size is None:
+        raise ExportError(
+            "a recurrent layer's loop needs a fixed batch: give a `batch_size` "
+            "(--batch_size), or build the layer with unroll=True. "
+            f"Received: layer={loop.name}"
+        )
+    if weights == "int8":
+        raise ExportError(
+            "a recurrent layer's loop cannot be calibrated for int8: build the layer "
+            "with unroll=True, or take weights='float16'. "
+            f"Received: layer={loop.name}"
+        )
 
 
 def convert(

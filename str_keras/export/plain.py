@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from str_keras.thresholds import is_threshold_logit
+from str_keras.thresholds import is_threshold_state
 
 Tensor: TypeAlias = Any
 
@@ -81,11 +81,11 @@ def _ends(model: keras.Model) -> tuple[list[Any], list[Any]]:
 
 
 def _strip(model: keras.Model) -> keras.Model:
-    from str_keras.model import SparseModel, strip
+    from str_keras.stripping import strip
 
     # A SoftThreshold may sit anywhere inside; its logit is among the weights.
-    has_logit = any(is_threshold_logit(weight) for weight in model.weights)
-    return strip(model) if isinstance(model, SparseModel) or has_logit else model
+    sparse = any(is_threshold_state(weight) for weight in model.weights)
+    return strip(model) if sparse else model
 
 
 def _layers(layer: Any) -> list[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from str_keras.export import targets, verify
-from str_keras.export.convert import convert, input_spec
+from str_keras.export.convert import convert, input_spec, refuse_loops
 from str_keras.export.errors import ExportError
 from str_keras.export.flatbuffer import (
     count_operators,
@@ -72,7 +72,8 @@ def tflite(
         weights: "float32"; "float16"; "int8": weights per channel and activations,
             calibrated after training, the input float32 or uint8, the output float32.
         sparse: Stores only the non-zeros of kernels (float32 and float16).
-        batch_size: Fixed size of a batch; None leaves it free.
+        batch_size: Fixed size of a batch; None leaves it free (not for recurrent
+            layers, unless they are built with `unroll=True`; nor is int8 for them).
         calibration: For int8, real images that set the ranges; shape and dtype as
             `images`. A hundred and more are usual.
         images: What the file is verified on, `[n, H, W, C]`: with `preprocessing` raw
@@ -100,6 +101,7 @@ def tflite(
         path, weights, sparse, batch_size, uint8_input, preprocessing, tolerance
     )
     plain = plain_model(model)
+    refuse_loops(plain, weights, batch_size)
     labels = check_labels(labels, images)
     class_names = check_class_names(class_names, plain)
     samples = make_samples(plain, images, preprocessing)

@@ -1,0 +1,259 @@
+"""What a model holds and costs, layer by layer: parameters, zeros, MACs, bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import ml_dtypes  # noqa: F401  # of Keras; teaches NumPy the name "bfloat16"
+import numpy as np
+from keras import layers
+
+from str_keras import internals
+from str_keras.budget.table import KernelRow, Summary, sum_known
+from str_keras.layers import SoftThreshold
+from str_keras.model import SubstitutedModel, asked_for_shapes, find_thresholded
+from str_keras.selection import (
+    find_matrices,
+    is_matrix,
+    is_recurrent,
+    kernel_axes,
+    select,
+    walk,
+)
+from str_keras.thresholds import is_threshold_state
+
+Shape = tuple[int | None, ...]
+ops: Any = keras.ops  # untyped there
+
+
+def _product(shape: Shape) -> int | None:
+    """Product of a shape's sizes, None if one is not known."""
+    return None if None in shape else math.prod(n or 0 for n in shape)
+
+
+def _uses(layer: keras.Layer, inputs: Shape, outputs: Shape) -> int | None:
+    """How often each weight of a kernel is used for one example (its MACs per weight).
+
+    Dense: once per position of the output; a convolution: once per output pixel, a
+    transposed one: per input pixel; EinsumDense: over the input's labels that the
+    kernel lacks.
+    """
+    if isinstance(layer, layers.EinsumDense):
+        operands = layer.equation.replace(" ", "").split("->")[0].split(",")
+        missing = len(inputs) - len(operands[0].replace("...", ""))
+        labels = operands[0].replace("...", "?" * missing)
+        free = [
+            n
+            for n, label in zip(inputs, labels, strict=True)
+            if label not in operands[1]
+        ]
+        return _product(tuple(free[1:]))
+    if isinstance(layer, layers.Dense):
+        return _product(outputs[1:-1])
+    if not kernel_axes(layer):
+        return None
+    transposed = (
+        layers.Conv1DTranspose,
+        layers.Conv2DTranspose,
+        layers.Conv3DTranspose,
+    )
+    shape = inputs if isinstance(layer, transposed) else outputs
+    first = layer.data_format == "channels_first"
+    return _product(shape[2:] if first else shape[1:-1])
+
+
+def _count_uses(model: keras.Model, input_shape: Any) -> dict[int, int | None]:
+    """`_uses` by the layer's id, added up over its calls, in nested models too."""
+    uses: dict[int, int | None] = {}
+
+    def visit(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        first = args[0] if args else next(iter(kwargs.values()))
+        if isinstance(operation, keras.Model):
+            graph = internals.functional_graph(operation)
+            if graph is not None:
+                return internals.run_graph(graph, first, visit)
+        outputs = operation.compute_output_spec(*args, **kwargs)
+        inner = operation.layer if isinstance(operation, SoftThreshold) else operation
+        if isinstance(inner, keras.Layer) and any(is_matrix(v) for v in inner.weights):
+            number = None
+            if kernel_axes(inner) and is_recurrent(inner):
+                number = first.shape[1]  # its outputs may be several: states, too
+            elif kernel_axes(inner):
+                number = _uses(inner, first.shape, outputs.shape)
+            uses[id(inner)] = sum_known((uses.get(id(inner), 0), number))
+        return outputs
+
+    inputs = model.inputs
+    if input_shape is not None:
+        if len(inputs) != 1:
+            raise ValueError(
+                "`input_shape` is for models of one input. "
+                f"Received: model={model.name} with {len(inputs)} inputs"
+            )
+        shape = (None, *input_shape)
+        inputs = [keras.KerasTensor(shape, dtype=inputs[0].dtype)]
+    visit(model, inputs[0] if len(inputs) == 1 else inputs)
+    return uses
+
+
+def kernel_paths(
+    model: keras.Model,
+) -> Iterator[tuple[str, keras.Layer, keras.Variable]]:
+    """Yields each kernel of a model once: its path, layer (unwrapped) and variable."""
+    for path, layer in walk(model):
+        inner = layer.layer if isinstance(layer, SoftThreshold) else layer
+        for full, _, variable in find_matrices(inner, path):
+            yield full, inner, variable
+
+
+def prefixes(path: str) -> list[str]:
+    """Returns the path and those of what it stands in, the longest first."""
+    parts = path.split("/")
+    return ["/".join(parts[:end]) for end in range(len(parts), 0, -1)]
+
+
+def geometry(
+    model: keras.Model, input_shape: Any = None
+) -> list[tuple[KernelRow, keras.Variable]]:
+    """Counts the kernels as dense ones, without a look at their values.
+
+    Args:
+        model, input_shape: As of `summary`.
+    """
+    with asked_for_shapes(model):
+        uses = _count_uses(model, input_shape)
+    rows = []
+    for path, layer, variable in kernel_paths(model):
+        shape, number = tuple(variable.shape), uses.get(id(layer))
+        params = math.prod(shape)
+        row = KernelRow(
+            path=path,
+            kind=type(layer).__name__,
+            shape=shape,
+            params=params,
+            nonzeros=params,
+            threshold=None,
+            macs=None if number is None else params * number,
+            bytes=params * np.dtype(variable.dtype).itemsize,
+        )
+        rows.append((row, variable))
+    return rows
+
+
+def _reasons(model: keras.Model) -> dict[str, str]:
+    """Why layers have no threshold, by their path."""
+    reasons: dict[str, str] = {}
+    if not any(isinstance(layer, SoftThreshold) for _, layer in walk(model)):
+        inner = model.model if isinstance(model, SubstitutedModel) else model
+        reasons = {item.path: item.reason for item in select(inner)[1]}
+    return reasons | dict(getattr(model, "passed_through", []))
+
+
+def _measured(
+    row: KernelRow, variable: keras.Variable, item: Any, reason: str
+) -> KernelRow:
+    """The row with what the values say; `item` is the thresholded kernel, or None."""
+    values = np.asarray(ops.convert_to_numpy(item.sparse() if item else variable))
+    threshold = None
+    if item is not None:
+        threshold = float(np.mean(ops.convert_to_numpy(item.threshold())))
+    return dataclasses.replace(
+        row,
+        nonzeros=int(np.count_nonzero(values)),
+        threshold=threshold,
+        reason=reason,
+    )
+
+
+def _rows(model: keras.Model, input_shape: Any) -> Iterator[KernelRow]:
+    thresholded = {id(t.kernel.variable): t for t in find_thresholded(model)}
+    reasons = _reasons(model)
+    for row, variable in geometry(model, input_shape):
+        item = thresholded.get(id(variable))
+        found = [reasons[p] for p in prefixes(row.path) if p in reasons]
+        reason = found[0] if found and not item else ""
+        if not reason and not item and thresholded:
+            reason = "not wrapped"
+        yield _measured(row, variable, item, reason)
+
+
+def summary(model: keras.Model, input_shape: Any = None) -> Summary:
+    """Counts parameters, non-zeros, MACs and bytes of each kernel and of the whole.
+
+    MACs are multiply-accumulates of one example by each layer's own geometry, taps on
+    padding counted; nothing for normalization, biases, additions and pooling (so counts
+    the paper, whose FLOPs are these MACs).
+
+    Args:
+        model: A built Functional or Sequential model: sparsified, with hand-placed
+            `SoftThreshold`, stripped or dense.
+        input_shape: Shape without the batch, where the model leaves sizes open
+            (without it such MACs are None, printed as "-").
+
+    Returns:
+        A `Summary`.
+
+    Raises:
+        ValueError: if `input_shape` is given and the model has several inputs.
+    """
+    rows = tuple(_rows(model, input_shape))
+    others = [
+        variable
+        for variable in model.weights
+        if not is_matrix(variable) and not is_threshold_state(variable)
+    ]
+    values = [np.asarray(ops.convert_to_numpy(variable)) for variable in others]
+    return Summary(
+        name=model.name,
+        rows=rows,
+        other_params=sum(value.size for value in values),
+        other_bytes=sum(value.nbytes for value in values),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelSparsity:
+    """Sparsity and threshold of one kernel at one moment of training."""
+
+    path: str
+    params: int
+    nonzeros: int
+    threshold: float
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros, in [0, 1]."""
+        return 1 - self.nonzeros / self.params
+
+
+def _count_nonzero(tensor: Any) -> int:
+    # On the device; `ops.count_nonzero` warns on the torch backend.
+    return int(ops.convert_to_numpy(ops.sum(ops.cast(tensor != 0, "int32"))))
+
+
+def measure_sparsity(model: keras.Model) -> list[KernelSparsity]:
+    """Counts the non-zeros of each thresholded kernel: quick enough for every epoch.
+
+    Args:
+        model: Any model; a plain one gives an empty list.
+    """
+    return [
+        KernelSparsity(
+            path=item.kernel.path,
+            params=math.prod(item.kernel.variable.shape),
+            nonzeros=_count_nonzero(item.sparse()),
+            threshold=float(np.mean(ops.convert_to_numpy(item.threshold()))),
+        )
+        for item in find_thresholded(model)
+    ]
+
+
+def overall_sparsity(layers: Iterable[KernelSparsity]) -> float:
+    """Share of zeros over all thresholded kernels, in [0, 1]; 0 without any."""
+    layers = list(layers)
+    params = sum(layer.params for layer in layers)
+    return 1 - sum(layer.nonzeros for layer in layers) / params if params else 0.0

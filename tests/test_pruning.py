@@ -1,0 +1,237 @@
+"""prune, PrunedModel, PruningRamp, keep_random: against NumPy, and as tfmot counts."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import str_keras as stk
+from str_keras.model import find_thresholded
+from str_keras.pruning import count_kept, keep_random
+from str_keras.thresholds import hard_threshold
+
+numpy = ops.convert_to_numpy
+
+
+def make_net(seed=0):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(8, 3, use_bias=False, name="conv"),
+            keras.layers.ReLU(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(5, name="head"),
+        ]
+    )
+
+
+def images(n=16):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, 8, 8, 3)).astype("float32"), rng.integers(0, 5, n)
+
+
+def compiled(model, lr=0.05, **arguments):
+    model.compile(
+        stk.optimizers.SGD(lr, momentum=0.9, **arguments),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return model
+
+
+def largest(kernel, rate):
+    """The kernel with its smallest weights zeroed, by NumPy."""
+    flat = np.abs(kernel).ravel()
+    order = np.argsort(flat)
+    kept = kernel.ravel().copy()
+    kept[order[: flat.size - max(round(flat.size * (1 - rate)), 1)]] = 0
+    return kept.reshape(kernel.shape)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 0.9, 0.999, 1.0])
+def test_the_largest_weights_are_read(rate):
+    dense = make_net()
+    model = stk.prune(dense, rate)
+    for item, name in zip(find_thresholded(model), ("conv", "head"), strict=True):
+        raw = numpy(dense.get_layer(name).kernel)
+        np.testing.assert_array_equal(numpy(item.sparse()), largest(raw, rate))
+        kept = np.abs(raw)[largest(raw, rate) != 0]
+        assert float(numpy(item.threshold())) == kept.min()
+    x, _ = images()
+    plain = stk.strip(model)
+    np.testing.assert_array_equal(numpy(plain(x)), numpy(model(x)))
+    counted = stk.summary(model).prunable
+    assert counted.nonzeros == count_kept(216, rate) + count_kept(1440, rate)
+    assert stk.summary(plain).prunable.nonzeros == counted.nonzeros
+
+
+def test_raw_weights_stay_and_the_dense_model_is_not_touched():
+    dense = make_net()
+    before = [numpy(v).copy() for v in dense.weights]
+    stk.prune(dense, 0.9)
+    for old, new in zip(before, dense.weights, strict=True):
+        np.testing.assert_array_equal(old, numpy(new))
+
+
+@pytest.mark.parametrize("gradient", ["masked", "straight_through"])
+def test_gradient_by_one_step(gradient):
+    """One step of plain SGD moves by -lr G: at pruned weights only straight through.
+
+    G is that of a plain layer with the pruned kernel, by its own step.
+    """
+    x, y = images()
+    model = compiled(stk.prune(make_net(), 0.7, gradient), lr=1.0)
+    plain = compiled(stk.strip(model), lr=1.0)
+    raw = [numpy(t.kernel.variable).copy() for t in find_thresholded(model)]
+    sparse = [largest(w, 0.7) for w in raw]
+    model.fit(x, y, batch_size=16, verbose=0)
+    plain.fit(x, y, batch_size=16, verbose=0)
+    names = ("conv", "head")
+    for w, masked, name, item in zip(
+        raw, sparse, names, find_thresholded(model), strict=True
+    ):
+        step = numpy(plain.get_layer(name).kernel) - masked
+        assert np.abs(step[masked == 0]).max() > 0
+        if gradient == "masked":
+            step = np.where(masked != 0, step, 0)
+        np.testing.assert_allclose(
+            numpy(item.kernel.variable), w + step, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_rates_by_path_leave_others_dense():
+    model = stk.prune(make_net(), {"head/kernel": 0.8})
+    rows = {row.path: row for row in stk.summary(model).rows}
+    assert rows["conv/kernel"].nonzeros == 216
+    assert rows["conv/kernel"].reason == "no rate is given"
+    assert rows["head/kernel"].nonzeros == 288
+    model = stk.prune(make_net(), 0.8, skip="conv")
+    assert [t.kernel.path for t in find_thresholded(model)] == ["head/kernel"]
+
+
+def test_a_budget_is_taken_by_layer():
+    budget = stk.budget.Budget("mine", {"conv": 0.0, "head": 0.8})
+    model = stk.prune(make_net(), budget)
+    assert [t.kernel.path for t in find_thresholded(model)] == ["head/kernel"]
+    assert stk.summary(model).kernels.nonzeros == 216 + 288
+    with pytest.raises(ValueError, match="no rate for conv/kernel"):
+        stk.prune(make_net(), stk.budget.Budget("half", {"head": 0.8}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"rates": 90}, "share of zeros, from 0 to 1 .*90"),
+        ({"rates": -0.1}, "share of zeros"),
+        ({"rates": float("nan")}, "share of zeros"),
+        ({"rates": {"cnov/kernel": 0.5}}, "cnov/kernel"),
+        ({"rates": {"conv/kernel": 2.0}}, "conv/kernel.*2.0"),
+        ({"rates": 0.5, "gradient": "none"}, "gradient"),
+        ({"rates": 0.5, "skip": ["conv", "head"]}, "No kernel is left"),
+    ],
+)
+def test_bad_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        stk.prune(make_net(), **arguments)
+
+
+def test_a_model_with_thresholds_is_refused():
+    with pytest.raises(ValueError, match="strip it first"):
+        stk.prune(stk.sparsify(make_net()), 0.5)
+    with pytest.raises(ValueError, match="strip it first"):
+        stk.sparsify(stk.prune(make_net(), 0.5))
+    with pytest.raises(ValueError, match="gradient"):
+        hard_threshold(ops.ones(2), ops.ones(()), "soft")
+
+
+def test_ramp_is_the_cubic_of_the_authors():
+    """rate (1 - (1 - (e - 20) / 60)^3) for epochs 20..79, then the rate."""
+    ramp = stk.PruningRamp(20, 80)
+    for epoch in range(100):
+        wanted = 0.9 * (1 - (1 - min(max(epoch - 20, 0) / 60, 1)) ** 3)
+        assert ramp.rates_at(epoch, [0.9])[0] == pytest.approx(wanted, abs=1e-6)
+    # Between two changes the rate stays, at the end it is exact.
+    ramp = stk.PruningRamp(10, 25, frequency=10)
+    rates = [ramp.rates_at(step, [0.5, 1.0]) for step in range(30)]
+    assert rates[9] == [0.0, 0.0] and rates[10] == [0.0, 1.0]
+    assert rates[19] == rates[10] and rates[24] == rates[20] != rates[10]
+    assert rates[25:] == [[0.5, 1.0]] * 5
+
+
+class Watch(keras.callbacks.Callback):
+    """Counts the kept weights that the finished step had."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        self.kept.append([int(n) for n in numpy(self.model.kept)])
+
+
+@pytest.mark.parametrize("cut", [None, 5])
+def test_ramp_in_fit(cut, tmp_path):
+    """At each step as many weights as the schedule says; also when training goes on."""
+    x, y = images(64)
+    model = compiled(stk.prune(make_net(), 0.9))
+    ramp, watch = stk.PruningRamp(2, 8, frequency=2), Watch()
+    if cut is None:
+        model.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=[ramp, watch])
+    else:
+        model.fit(x[:16], y[:16], epochs=cut, verbose=0, callbacks=[ramp, watch])
+        assert watch.kept[0] == [216, 1440]
+        model.save(tmp_path / "cut.keras")
+        model = keras.models.load_model(tmp_path / "cut.keras")
+        assert [int(n) for n in numpy(model.kept)] == watch.kept[-1]
+        model.fit(x[:16], y[:16], epochs=12 - cut, verbose=0, callbacks=[ramp, watch])
+    rates = [ramp.rates_at(step, [0.9])[0] for step in range(12)]
+    assert watch.kept == [[count_kept(216, r), count_kept(1440, r)] for r in rates]
+    assert stk.summary(model).prunable.nonzeros == 22 + 144
+
+
+@pytest.mark.parametrize("arguments", [(-1, 2), (3, 2), (0, 2, 0)])
+def test_bad_ramp(arguments):
+    with pytest.raises(ValueError, match="begin <= end"):
+        stk.PruningRamp(*arguments)
+
+
+def test_ramp_wants_a_pruned_model():
+    x, y = images()
+    with pytest.raises(TypeError, match=r"stk\.prune"):
+        compiled(make_net()).fit(x, y, callbacks=[stk.PruningRamp(0, 1)], verbose=0)
+
+
+def test_static_zeros_stay(tmp_path):
+    dense = make_net()
+    rates = {"conv/kernel": 0.5, "head/kernel": 0.9}
+    keep_random(dense, rates, seed=3)
+    zeros = [numpy(dense.get_layer(name).kernel) == 0 for name in ("conv", "head")]
+    assert [int(z.sum()) for z in zeros] == [108, 1296]
+    # Random, not the smallest: some that are left are below some that would be.
+    model = compiled(stk.prune(dense, rates), weight_decay=1e-3)
+    x, y = images(64)
+    model.fit(x, y, batch_size=16, epochs=4, verbose=0)
+    for item, zero in zip(find_thresholded(model), zeros, strict=True):
+        np.testing.assert_array_equal(numpy(item.sparse()) == 0, zero)
+        assert np.all(numpy(item.kernel.variable)[zero] == 0)
+    again = make_net()
+    keep_random(again, rates, seed=3)
+    np.testing.assert_array_equal(numpy(again.get_layer("head").kernel) == 0, zeros[1])
+    with pytest.raises(ValueError, match="no such kernels"):
+        keep_random(again, {"other/kernel": 0.5}, seed=0)
+
+
+def test_float64_and_mixed_precision():
+    for policy, kernel in (("float64", "float64"), ("mixed_float16", "float32")):
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(policy)
+        try:
+            model = stk.prune(make_net(), 0.5)
+        finally:
+            keras.config.set_dtype_policy(before)
+        item = next(find_thresholded(model))
+        assert keras.backend.standardize_dtype(item.sparse().dtype) == kernel
+        assert int((numpy(item.sparse()) != 0).sum()) == 108
+        assert np.isfinite(numpy(model(images()[0]))).all()
