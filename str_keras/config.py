@@ -13,8 +13,26 @@ from typing import Any
 from str_keras.distribution import STRATEGIES
 from str_keras.schedules import SCHEDULES
 
-METHODS = ("str", "dense")
+METHODS = {
+    "str": "learn a threshold per layer (or --granularity)",
+    "str_global": "learn one threshold for the network",
+    "dense": "the same net without",
+    "gmp": "gradual magnitude pruning, every layer at --sparsity",
+    "dnw": "the largest weights from the first step on, gradient to all",
+    "uniform_oneshot": "prune once, midway between --prune_begin and --prune_end",
+    "erk_rigl_static": "random zeros from the first step on, at the rates of ERK",
+    "budget_gmp": "gmp at the rates of --budget",
+    "budget_dnw": "dnw at the rates of --budget",
+}
+LEARNED = ("str", "str_global")
+AT_BUDGET = ("budget_gmp", "budget_dnw")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+
+
+_WITHOUT_SPARSITY = (
+    "does not take --sparsity: STR learns it (--threshold_decay leads it), a budget "
+    "has it, and a dense net has none"
+)
 
 
 def _option(default: Any, help: str) -> Any:
@@ -29,7 +47,9 @@ class TrainConfig:
         ValueError: if a value is out of its range or not among its choices.
     """
 
-    method: str = _option("str", "str: learn thresholds; dense: the same net without.")
+    method: str = _option(
+        "str", "; ".join(f"{name}: {help}" for name, help in METHODS.items()) + "."
+    )
     architecture: str = _option(
         "mobilenetv1", "resnet18, resnet34, resnet50, resnet101 or mobilenetv1."
     )
@@ -77,6 +97,18 @@ class TrainConfig:
     granularity: str = _option(
         "layer", "Thresholds per layer, filter, weight, or one for the network."
     )
+    sparsity: float | None = _option(
+        None,
+        "Share of zeros, in (0, 1), for gmp, dnw, uniform_oneshot and erk_rigl_static. "
+        "STR learns its own: --threshold_decay leads it.",
+    )
+    budget: str = _option(
+        "",
+        "Rates for budget_gmp and budget_dnw: a .csv or .json file, such as a run's "
+        "budget.csv, or a published one such as resnet50@90.23.",
+    )
+    prune_begin: float = _option(0.2, "Share of the training at which gmp sets in.")
+    prune_end: float = _option(0.8, "Share of the training at which gmp has its rates.")
     skip: tuple[str, ...] = _option(
         (), "Layers left dense: names or paths; re:PATTERN is searched in the path."
     )
@@ -97,7 +129,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "skip", tuple(self.skip))
         choices = {
-            "method": METHODS,
+            "method": tuple(METHODS),
             "schedule": SCHEDULES,
             "precision": PRECISIONS,
             "strategy": STRATEGIES,
@@ -124,6 +156,9 @@ class TrainConfig:
             ("momentum", 0.0, 1 - 1e-9),
             ("label_smoothing", 0.0, 1 - 1e-9),
             ("s_init", -math.inf, math.inf),
+            ("sparsity", 1e-9, 1 - 1e-9),
+            ("prune_begin", 0.0, 1.0),
+            ("prune_end", self.prune_begin, 1.0),
         )
         for name, low, high in ranges:
             value = getattr(self, name)
@@ -136,6 +171,34 @@ class TrainConfig:
                     f"--{name} must be a finite number{lower}{upper}. "
                     f"Received: {name}={value!r}"
                 )
+
+        self._check_rates()
+
+    def _check_rates(self) -> None:
+        """Every method is told its rates in one way only."""
+        given = self.sparsity is not None
+        wants = self.method not in (*LEARNED, *AT_BUDGET, "dense")
+        if wants != given:
+            say = "wants --sparsity, the share of zeros" if wants else _WITHOUT_SPARSITY
+            raise ValueError(
+                f"--method={self.method} {say}. Received: sparsity={self.sparsity}"
+            )
+        if self.takes_budget != bool(self.budget):
+            say = "wants" if self.takes_budget else "does not take"
+            raise ValueError(
+                f"--method={self.method} {say} --budget, a file of rates. "
+                f"Received: budget={self.budget!r}"
+            )
+
+    @property
+    def learns_thresholds(self) -> bool:
+        """Whether the net gets learnable thresholds."""
+        return self.method in LEARNED
+
+    @property
+    def takes_budget(self) -> bool:
+        """Whether the rates come from a budget."""
+        return self.method in AT_BUDGET
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON takes them."""
@@ -191,7 +254,10 @@ def find(name: str) -> pathlib.Path:
     for path in (pathlib.Path(name), folder / name, folder / f"{name}.toml"):
         if path.is_file():
             return path
-    known = sorted(path.stem for path in folder.glob("*.toml"))
+    known = sorted(
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*.toml")
+    )
     raise FileNotFoundError(
         "No such configuration file; under experiments/configs are "
         f"{', '.join(known) or 'none (this is not a checkout)'}. "

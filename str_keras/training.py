@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from typing import Any
 
 import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from str_keras import checkpoint, data, models, optimizers, schedules
+from str_keras import building, checkpoint, data
 from str_keras.budget import Summary, summary
 from str_keras.checkpoint import Progress
 from str_keras.config import TrainConfig
 from str_keras.distribution import create_strategy
-from str_keras.forecasting import forecast, suggest_s_init
-from str_keras.model import find_thresholded, sparsify
+from str_keras.forecasting import forecast
+from str_keras.model import find_thresholded
 from str_keras.monitoring import (
     Interruption,
     SparsityProbe,
@@ -26,11 +25,6 @@ from str_keras.monitoring import (
 )
 from str_keras.monitoring import Progress as ProgressBar
 from str_keras.run_directory import RunDirectory, best_epoch
-from str_keras.selection import Skip
-from str_keras.thresholds import get_g
-
-SMALL_IMAGE = 64
-"""Images of up to so many pixels get the small stem, unless told otherwise."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -52,90 +46,10 @@ class Result:
     summary: Summary
 
 
-def _resolve(config: TrainConfig, info: data.DatasetInfo, steps: int) -> TrainConfig:
-    """The configuration with what follows from images and schedule written out."""
-    size = info.image_shape[0]
-    automatic = "small" if size <= SMALL_IMAGE else "imagenet"
-    stem = automatic if config.stem == "auto" else config.stem
-    s_init = config.s_init
-    if s_init is None and config.method == "str":
-        optimizer = _optimizer(config, steps)
-        try:
-            s_init = suggest_s_init(optimizer, steps * config.epochs, config.g)
-        except ValueError:  # the decay is too weak for any; the forecast will say so
-            s_init = get_g(config.g).s_init
-    return dataclasses.replace(config, stem=stem, image_size=size, s_init=s_init)
-
-
-def _dense_model(config: TrainConfig, info: data.DatasetInfo) -> keras.Model:
-    arguments: dict[str, Any] = {
-        "input_shape": info.image_shape,
-        "classes": info.num_classes,
-        "stem": config.stem,
-        "synchronized": config.synchronized_batch_norm,
-        "weights": config.weights or None,
-    }
-    if config.architecture == "mobilenetv1":
-        arguments["alpha"] = config.alpha
-    return models.create(config.architecture, **arguments)
-
-
-def _optimizer(config: TrainConfig, steps: int) -> optimizers.SGD:
-    schedule = schedules.create(
-        config.schedule,
-        config.lr,
-        steps_per_epoch=steps,
-        epochs=config.epochs,
-        warmup_epochs=config.warmup_epochs,
-        per_epoch=not config.smooth_schedule,
-    )
-    return optimizers.SGD(
-        schedule,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        threshold_decay=config.threshold_decay,
-        decay_batch_norm=config.decay_batch_norm,
-    )
-
-
-def _skip_rules(names: tuple[str, ...]) -> list[Skip]:
-    try:
-        return [re.compile(n[3:]) if n.startswith("re:") else n for n in names]
-    except re.error as error:
-        raise ValueError(
-            f"--skip has a pattern that is no regular expression: {error}. "
-            f"Received: skip={list(names)}"
-        ) from error
-
-
-def _build(config: TrainConfig, info: data.DatasetInfo, steps: int) -> Any:
-    """The compiled model; called inside of the strategy's scope."""
-    optimizer = _optimizer(config, steps)
-    model: Any = _dense_model(config, info)
-    if config.method == "str":
-        rules = _skip_rules(config.skip)
-        model = sparsify(model, config.s_init, config.g, config.granularity, rules)
-    model.compile(
-        optimizer,
-        keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=config.label_smoothing
-        ),
-        metrics=[
-            keras.metrics.CategoricalAccuracy(name="accuracy"),
-            keras.metrics.CategoricalCrossentropy(
-                from_logits=True, name="cross_entropy"
-            ),
-        ],
-        jit_compile=config.xla,
-    )
-    return model
-
-
 def _print_forecast(config: TrainConfig, model: Any, steps: int) -> None:
-    kernels = [item.kernel.variable for item in find_thresholded(model)]
-    if not kernels:
+    if not config.learns_thresholds:
         return
+    kernels = [item.kernel.variable for item in find_thresholded(model)]
     seen = forecast(
         model.optimizer, steps * config.epochs, model.s_init, model.g, kernels, steps
     )
@@ -190,9 +104,11 @@ class _Trainer:
         if done:
             batches = batches.skip(done)
         title = f"epoch {epoch + 1}/{config.epochs}"
-        probe = self.probe if config.method == "str" else None
+        probe = None if config.method == "dense" else self.probe
         bar = ProgressBar(title, self.steps, config.batch_size, probe, done)
-        watchers = [StopOnNan(self.run.last), *([probe] if probe else []), bar]
+        ramp = building.create_ramp(config, self.steps)
+        before = [callback for callback in (ramp, probe) if callback is not None]
+        watchers = [StopOnNan(self.run.last), *before, bar]
         rate = float(self.model.optimizer.learning_rate)
         try:
             history = self.model.fit(
@@ -250,7 +166,7 @@ class _Trainer:
         parts = [title, f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.4f}"]
         if row["val_accuracy"] != "":
             parts.append(f"validation accuracy {row['val_accuracy']:.4f}")
-        if self.config.method == "str":
+        if self.config.method != "dense":
             parts.append(f"sparsity {100 * row['sparsity']:.2f} %")
         parts.append(f"{row['images_per_second']:,.0f} images/s")
         tqdm.write("  ".join(parts))
@@ -321,7 +237,8 @@ def _train(
         augment=config.augment,
     )
     steps = dataset.steps_per_epoch(config.batch_size)
-    config = _resolve(config, dataset.info, steps)
+    info = dataset.info
+    config = building.resolve(config, info.image_shape[0], steps)
     if stored is not None and stored != config:
         raise ValueError(_difference(stored, config))
     replicas = strategy.num_replicas_in_sync
@@ -341,7 +258,7 @@ def _train(
         if stored is not None and run.last.is_file():
             model, progress = checkpoint.load(run.last)
         else:
-            model = _build(config, dataset.info, steps)
+            model = building.create(config, info.image_shape, info.num_classes, steps)
     if stored is not None:
         run.read_tables(progress.epoch)
     else:

@@ -1,0 +1,167 @@
+"""From a configuration to a compiled model: the same on every backend."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import keras
+
+from str_keras import budget, models, optimizers, schedules
+from str_keras.config import TrainConfig
+from str_keras.forecasting import suggest_s_init
+from str_keras.model import sparsify
+from str_keras.pruning import PruningRamp, keep_random, prune
+from str_keras.selection import Skip
+from str_keras.thresholds import get_g
+
+SMALL_IMAGE = 64
+"""Images of up to so many pixels get the small stem, unless told otherwise."""
+
+RAMP_CHANGES = 100
+"""Changes of the rates in a training: one an epoch in the paper's hundred."""
+
+
+def resolve(config: TrainConfig, image_size: int, steps: int) -> TrainConfig:
+    """The configuration with what follows from images and schedule written out.
+
+    Args:
+        config: As the user gave it.
+        image_size: Height of the images in pixels.
+        steps: Steps of an epoch.
+    """
+    automatic = "small" if image_size <= SMALL_IMAGE else "imagenet"
+    stem = automatic if config.stem == "auto" else config.stem
+    s_init = config.s_init
+    if s_init is None and config.learns_thresholds:
+        optimizer = create_optimizer(config, steps)
+        try:
+            s_init = suggest_s_init(optimizer, steps * config.epochs, config.g)
+        except ValueError:  # the decay is too weak for any; the forecast will say so
+            s_init = get_g(config.g).s_init
+    return dataclasses.replace(config, stem=stem, image_size=image_size, s_init=s_init)
+
+
+def create_dense(
+    config: TrainConfig, image_shape: tuple[int, int, int], classes: int
+) -> keras.Model:
+    """The dense net of a configuration, with the weights it names."""
+    arguments: dict[str, Any] = {
+        "input_shape": image_shape,
+        "classes": classes,
+        "stem": config.stem,
+        "synchronized": config.synchronized_batch_norm,
+        "weights": config.weights or None,
+    }
+    if config.architecture == "mobilenetv1":
+        arguments["alpha"] = config.alpha
+    return models.create(config.architecture, **arguments)
+
+
+def create_optimizer(config: TrainConfig, steps: int) -> optimizers.SGD:
+    """SGD with the schedule and the decay of a configuration.
+
+    Args:
+        config: The configuration.
+        steps: Steps of an epoch.
+    """
+    schedule = schedules.create(
+        config.schedule,
+        config.lr,
+        steps_per_epoch=steps,
+        epochs=config.epochs,
+        warmup_epochs=config.warmup_epochs,
+        per_epoch=not config.smooth_schedule,
+    )
+    return optimizers.SGD(
+        schedule,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        threshold_decay=config.threshold_decay,
+        decay_batch_norm=config.decay_batch_norm,
+    )
+
+
+def _skip_rules(names: tuple[str, ...]) -> list[Skip]:
+    try:
+        return [re.compile(n[3:]) if n.startswith("re:") else n for n in names]
+    except re.error as error:
+        raise ValueError(
+            f"--skip has a pattern that is no regular expression: {error}. "
+            f"Received: skip={list(names)}"
+        ) from error
+
+
+def _pruned(config: TrainConfig, dense: keras.Model) -> keras.Model:
+    """The pruned model of a method that prunes at given rates."""
+    skip = _skip_rules(config.skip)
+    sparsity = config.sparsity or 0.0  # a budget has its own
+    if config.takes_budget:
+        file = config.budget.endswith((".csv", ".json"))
+        wanted = (budget.read if file else budget.published)(config.budget)
+    elif config.method == "erk_rigl_static":
+        wanted = budget.erk(dense, sparsity, skip)
+    else:
+        wanted = budget.uniform(dense, sparsity, skip)
+    if config.method == "erk_rigl_static":
+        keep_random(dense, wanted.match(dense), config.seed)
+    straight = config.method in ("dnw", "budget_dnw")
+    return prune(dense, wanted, "straight_through" if straight else "masked", skip)
+
+
+def create(
+    config: TrainConfig, image_shape: tuple[int, int, int], classes: int, steps: int
+) -> Any:
+    """The compiled model of a configuration: dense, with thresholds, or pruned.
+
+    Args:
+        config: A resolved configuration.
+        image_shape: Of the images, channels last.
+        classes: Number of logits.
+        steps: Steps of an epoch.
+
+    Raises:
+        ValueError: if a value does not fit the net: `skip`, `weights`, `budget`.
+    """
+    optimizer = create_optimizer(config, steps)
+    model: Any = create_dense(config, image_shape, classes)
+    if config.learns_thresholds:
+        one = config.method == "str_global"
+        granularity = "network" if one else config.granularity
+        rules = _skip_rules(config.skip)
+        model = sparsify(model, config.s_init, config.g, granularity, rules)
+    elif config.method != "dense":
+        model = _pruned(config, model)
+    model.compile(
+        optimizer,
+        keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=config.label_smoothing
+        ),
+        metrics=[
+            keras.metrics.CategoricalAccuracy(name="accuracy"),
+            keras.metrics.CategoricalCrossentropy(
+                from_logits=True, name="cross_entropy"
+            ),
+        ],
+        jit_compile=config.xla,
+    )
+    return model
+
+
+def create_ramp(config: TrainConfig, steps: int) -> PruningRamp | None:
+    """The callback that raises the rates, for the methods that do not start with them.
+
+    Args:
+        config: The configuration.
+        steps: Steps of an epoch.
+    """
+    total = steps * config.epochs
+    frequency = max(1, total // RAMP_CHANGES)
+    begin, end = (round(s * total) for s in (config.prune_begin, config.prune_end))
+    if config.method in ("gmp", "budget_gmp"):
+        return PruningRamp(begin, end, frequency)
+    if config.method == "uniform_oneshot":
+        return PruningRamp((begin + end) // 2, (begin + end) // 2)
+    return None

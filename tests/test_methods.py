@@ -1,0 +1,218 @@
+"""The baselines under the training command: what each prunes, when, what it refuses."""
+
+import csv
+import json
+import math
+
+import keras
+import numpy as np
+import programs
+import pytest
+from test_train import tiny
+
+import str_keras as stk
+from str_keras import building, train, training
+from str_keras.checkpoint import load_model
+from str_keras.config import METHODS, TrainConfig, from_dict
+from str_keras.model import find_thresholded
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="training uses tf.distribute"
+)
+SIZES = {
+    "conv1/kernel": 72,
+    "block1_depthwise/kernel": 72,
+    "block1_pointwise/kernel": 128,
+    "fc/kernel": 160,
+}
+SHARE = 0.75
+KEPT = {path: round(size * (1 - SHARE)) for path, size in SIZES.items()}
+BUDGET = {
+    "conv1/kernel": 0.0,
+    "block1_depthwise/kernel": 0.25,
+    "block1_pointwise/kernel": 0.5,
+    "fc/kernel": 0.9,
+}
+AT_BUDGET = {path: round(SIZES[path] * (1 - rate)) for path, rate in BUDGET.items()}
+
+
+def erk():
+    """Densities by the formula of RigL with the capped layers found by hand.
+
+    Sums 3+3+1+8 = 15, 3+3+8+1 = 15, 1+1+8+16 = 26, 16+10 = 26; kept in all
+    432 / 4 = 108, so the factor is 108 / 82 and no density exceeds 1.
+    """
+    factor = 0.25 * sum(SIZES.values()) / (15 + 15 + 26 + 26)
+    sums = dict(zip(SIZES, (15, 15, 26, 26), strict=True))
+    return {path: round(factor * sums[path]) for path in SIZES}
+
+
+@pytest.fixture(scope="module")
+def config():
+    stk.models.ARCHITECTURES["tiny"] = tiny
+    yield TrainConfig(
+        architecture="tiny",
+        epochs=5,
+        batch_size=500,
+        lr=0.05,
+        warmup_epochs=1,
+        weight_decay=5e-4,
+        threshold_decay=0.15,
+        s_init=-8.0,
+    )
+    del stk.models.ARCHITECTURES["tiny"]
+
+
+@pytest.fixture(scope="module")
+def budget_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("budget") / "budget.csv"
+    stk.budget.Budget("mine", BUDGET).to_csv(path)
+    return str(path)
+
+
+def with_(config, **changes):
+    return from_dict({**config.to_dict(), **changes})
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def options(method, budget_file):
+    if method.startswith("budget"):
+        return {"budget": budget_file}
+    learned = method in ("dense", "str", "str_global")
+    return {} if learned else {"sparsity": SHARE}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_what_each_method_prunes(method, config, budget_file, tmp_path):
+    chosen = with_(config, method=method, **options(method, budget_file))
+    result = training.train_and_evaluate(chosen, tmp_path / "run")
+    counted = {row.path: row.nonzeros for row in result.summary.rows}
+    wanted = {
+        "dense": SIZES,
+        "erk_rigl_static": erk(),
+        "budget_gmp": AT_BUDGET,
+        "budget_dnw": AT_BUDGET,
+    }.get(method, KEPT)
+    if chosen.learns_thresholds:
+        thresholds = {float(t.threshold()) for t in find_thresholded(result.model)}
+        assert len(thresholds) == (1 if method == "str_global" else 4)
+        assert all(0 < n < SIZES[path] for path, n in counted.items())
+    else:
+        assert counted == wanted
+    assert result.metrics[-1]["loss"] < result.metrics[0]["loss"]
+    table = rows(tmp_path / "run" / "layers.csv")
+    if method == "dense":
+        assert table == []
+        return
+    # 50 steps, ramp over 10..40: the first epoch is dense, the last has the rates.
+    at_once = method in ("dnw", "budget_dnw", "erk_rigl_static")
+    seen = {e: {} for e in range(1, 6)}
+    for row in table:
+        seen[int(row["epoch"])][row["path"]] = float(row["sparsity"])
+    if not chosen.learns_thresholds:
+        for path in seen[1]:
+            final = 1 - wanted[path] / SIZES[path]
+            assert seen[1][path] == pytest.approx(final if at_once else 0.0)
+            assert seen[5][path] == pytest.approx(final)
+            half = 0.0 if method == "uniform_oneshot" else None
+            assert half is None or seen[2][path] == half
+    # The saved model is the trained one, and its plain form has the zeros.
+    loaded = load_model(tmp_path / "run" / "last.keras")
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 1)).astype("float32")
+    np.testing.assert_array_equal(loaded(x), result.model(x))
+    plain = stk.summary(stk.strip(loaded))
+    assert {row.path: row.nonzeros for row in plain.rows} == counted
+
+
+def test_gmp_rises_by_the_cubic(config, budget_file):
+    """With the paper's 100 epochs: once an epoch, from 20 to 80."""
+    ramp = building.create_ramp(
+        with_(config, method="gmp", sparsity=0.9, epochs=100), 5005
+    )
+    assert ramp is not None
+    assert (ramp.begin, ramp.end, ramp.frequency) == (20 * 5005, 80 * 5005, 5005)
+    for method in ("dense", "str", "dnw", "erk_rigl_static", "budget_dnw"):
+        chosen = with_(config, method=method, **options(method, budget_file))
+        assert building.create_ramp(chosen, 10) is None
+    once = building.create_ramp(
+        with_(config, method="uniform_oneshot", sparsity=0.9, epochs=10), 10
+    )
+    assert once is not None and once.begin == once.end == 50
+
+
+@pytest.mark.slow
+def test_a_pruned_training_goes_on_as_if_undisturbed(config, tmp_path, monkeypatch):
+    chosen = with_(config, method="gmp", sparsity=SHARE)
+    whole = training.train_and_evaluate(chosen, tmp_path / "whole")
+    from str_keras import monitoring
+
+    end = monitoring.Interruption.on_train_batch_end
+
+    def interrupt(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 23:  # amid the ramp and the epoch
+            self.caught = True
+        end(self, batch, logs)
+
+    monkeypatch.setattr(monitoring.Interruption, "on_train_batch_end", interrupt)
+    with pytest.raises(training.Interrupted):
+        training.train_and_evaluate(chosen, tmp_path / "cut")
+    monkeypatch.undo()
+    again = training.train_and_evaluate(chosen, tmp_path / "cut", resume=True)
+    for a, b in zip(whole.model.weights, again.model.weights, strict=True):
+        np.testing.assert_array_equal(np.array(a), np.array(b))
+    assert rows(tmp_path / "whole" / "layers.csv") == rows(
+        tmp_path / "cut" / "layers.csv"
+    )
+
+
+def test_a_published_budget_is_taken_by_name(config):
+    chosen = with_(
+        config, method="budget_gmp", budget="resnet50@90.23", architecture="resnet50"
+    )
+    chosen = building.resolve(chosen, 32, 10)
+    model = building.create(chosen, (32, 32, 3), 1000, 10)
+    sparsity = stk.summary(model).kernels.sparsity
+    assert sparsity == pytest.approx(0.9023, abs=1e-4)
+    assert math.isclose(model.rates[0], 0.5980)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--method=gmp"], "wants --sparsity"),
+        (["--method=str", "--sparsity=0.9"], "--threshold_decay"),
+        (["--method=dense", "--sparsity=0.9"], "a dense net has none"),
+        (["--method=gmp", "--sparsity=90"], "sparsity"),
+        (["--method=budget_gmp"], "wants --budget"),
+        (["--method=dnw", "--sparsity=0.5", "--budget=x.csv"], "does not take --bud"),
+        (["--method=budget_gmp", "--budget=none.csv"], "none.csv"),
+        (["--method=budget_gmp", "--budget=resnet50@12"], "resnet50@79.55"),
+        (["--method=budget_dnw", "--budget=resnet50@90.23"], "layer1_0_conv1"),
+        (
+            ["--method=gmp", "--sparsity=0.5", "--prune_begin=0.9"],
+            "prune_end",
+        ),
+        (["--method=rigl"], "uniform_oneshot"),
+    ],
+)
+def test_one_line_for_what_does_not_fit(flags, words, tmp_path, capsys):
+    arguments = [
+        *flags,
+        f"--run_dir={tmp_path / 'run'}",
+        "--epochs=1",
+        "--warmup_epochs=0",
+    ]
+    status, _, error = programs.run(train, arguments, capsys)
+    assert status == 1
+    assert words in error.splitlines()[-1], error
+    assert error.splitlines()[-1].startswith("error: ")
+
+
+def test_the_config_of_a_run_holds_the_method(config):
+    chosen = with_(config, method="dnw", sparsity=0.5)
+    assert from_dict(json.loads(json.dumps(chosen.to_dict()))) == chosen
