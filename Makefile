@@ -7,6 +7,9 @@ RUNS ?= runs/quickstart
 LOCK := $(shell cat setup.cfg pyproject.toml requirements.lock | sha256sum | cut -c1-16)
 USE := $(VENV)/.use-$(LOCK)
 DEVELOP := $(VENV)/.develop-$(LOCK)
+# PyTorch alone: the other side of the parity tests.
+TORCH_VENV := .venv-torch
+TORCH := $(TORCH_VENV)/.use-$(LOCK)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint requirements.lock
 
@@ -33,16 +36,24 @@ $(DEVELOP): $(USE)
 	$(PIP) --editable '.[dev,jax,plot,torch]'
 	@touch $@
 
+$(TORCH):
+	@echo "installing PyTorch and NumPy alone into $(TORCH_VENV) (once only)"
+	rm -rf $(TORCH_VENV)
+	$(PYTHON) -m venv $(TORCH_VENV)
+	$(TORCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint requirements.lock numpy torch
+	@touch $@
+
 quickstart: $(USE)
 	$(BIN)/python -m experiments.quickstart --output=$(RUNS)
 
 # Two processes: most of the time goes to tracing, which uses one core.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test: $(DEVELOP)
+test: $(DEVELOP) $(TORCH)
 	$(PYTEST)
 
-test-fast: $(DEVELOP)
+test-fast: $(DEVELOP) $(TORCH)
 	$(PYTEST) -m "not slow"
 
 lint: $(DEVELOP)
@@ -59,4 +70,4 @@ lock:
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v '@' > requirements.lock
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache runs
+	rm -rf $(VENV) $(TORCH_VENV) build dist *.egg-info .pytest_cache .ruff_cache runs

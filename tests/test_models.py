@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from parity import exchange
 
 import str_keras.models as models
 
@@ -312,150 +313,24 @@ def test_logits_dtype(policy, dtype):
     assert conv.compute_dtype == keras.config.dtype_policy().compute_dtype
 
 
-# --- Against PyTorch: twins with the authors' module names -------------------------
-
-
-def torch_resnet(expansion, num_blocks, classes):
-    """The authors' ResNet: v1.5, bias-free 1x1 convolution for a classifier."""
-    torch = pytest.importorskip("torch")
-    nn = torch.nn
-
-    def conv(cin, cout, size, stride=1):
-        return nn.Conv2d(cin, cout, size, stride, size // 2, bias=False)
-
-    class Block(nn.Module):
-        def __init__(self, cin, width, stride):
-            super().__init__()
-            cout = width * expansion
-            shapes = [(cin, width, 3, stride), (width, width, 3, 1)]
-            if expansion == 4:
-                shapes = [
-                    (cin, width, 1, 1),
-                    (width, width, 3, stride),
-                    (width, cout, 1, 1),
-                ]
-            self.depth = len(shapes)
-            for i, shape in enumerate(shapes, 1):
-                self.add_module(f"conv{i}", conv(*shape))
-                self.add_module(f"bn{i}", nn.BatchNorm2d(shape[1]))
-            self.downsample = None
-            if stride != 1 or cin != cout:
-                self.downsample = nn.Sequential(
-                    conv(cin, cout, 1, stride), nn.BatchNorm2d(cout)
-                )
-
-        def forward(self, x):
-            y = x
-            for i in range(1, self.depth + 1):
-                y = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(y))
-                y = torch.relu(y) if i < self.depth else y
-            return torch.relu(
-                y + (x if self.downsample is None else self.downsample(x))
-            )
-
-    class ResNet(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1, self.bn1 = conv(3, 64, 7, 2), nn.BatchNorm2d(64)
-            self.pool = nn.MaxPool2d(3, 2, 1)
-            cin = 64
-            for stage, repeats in enumerate(num_blocks):
-                blocks = []
-                for i in range(repeats):
-                    stride = 2 if stage and not i else 1
-                    blocks.append(Block(cin, 64 << stage, stride))
-                    cin = (64 << stage) * expansion
-                self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-            self.fc = conv(cin, classes, 1)
-
-        def forward(self, x):
-            x = self.pool(torch.relu(self.bn1(self.conv1(x))))
-            for stage in range(1, 5):
-                x = self.get_submodule(f"layer{stage}")(x)
-            return self.fc(x.mean((2, 3), keepdim=True)).flatten(1)
-
-    return ResNet()
-
-
-def torch_mobilenet(alpha, classes):
-    """The authors' MobileNetV1."""
-    torch = pytest.importorskip("torch")
-    nn = torch.nn
-
-    def conv_bn(cin, cout, size, stride, groups=1):
-        conv = nn.Conv2d(cin, cout, size, stride, size // 2, groups=groups, bias=False)
-        return conv, nn.BatchNorm2d(cout), nn.ReLU()
-
-    widths = [32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
-    widths = [int(alpha * width) for width in widths]
-    strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
-    blocks = [nn.Sequential(*conv_bn(3, widths[0], 3, 2))]
-    for cin, cout, stride in zip(widths, widths[1:], strides, strict=False):
-        depthwise = conv_bn(cin, cin, 3, stride, groups=cin)
-        blocks.append(nn.Sequential(*depthwise, *conv_bn(cin, cout, 1, 1)))
-
-    class MobileNet(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = nn.Sequential(*blocks)
-            self.fc = nn.Conv2d(widths[-1], classes, 1, bias=False)
-
-        def forward(self, x):
-            return self.fc(self.model(x).mean((2, 3), keepdim=True)).flatten(1)
-
-    return MobileNet()
-
-
-def layer_name(module):
-    """The Keras layer of the authors' module."""
-    if module.startswith("model."):
-        _, block, index = module.split(".")
-        if block == "0":
-            return ("conv1", "conv1_bn")[int(index)]
-        part = "depthwise" if int(index) < 3 else "pointwise"
-        return f"block{block}_{part}" + ("_bn" if int(index) % 3 else "")
-    module = module.replace("downsample.0", "downsample")
-    return module.replace("downsample.1", "downsample_bn").replace(".", "_")
-
-
-def copy_from_torch(twin, model):
-    """Copies every weight; says so if one of the model got none."""
-    left = {layer.name for layer in model.layers if layer.weights}
-    for module, part in twin.named_modules():
-        state = {
-            k: v.detach().numpy() for k, v in part._parameters.items() if v is not None
-        }
-        if not state:
-            continue
-        layer = model.get_layer(layer_name(module))
-        left.remove(layer.name)
-        if isinstance(layer, keras.layers.BatchNormalization):
-            means, variances = part.running_mean.numpy(), part.running_var.numpy()
-            layer.set_weights([state["weight"], state["bias"], means, variances])
-            continue
-        axes = (2, 3, 1, 0)  # OIHW -> HWIO
-        if isinstance(layer, keras.layers.DepthwiseConv2D):
-            axes = (2, 3, 0, 1)  # (C, 1, H, W) -> HWC1
-        kernel = state["weight"].transpose(axes)
-        layer.set_weights([kernel.reshape(layer.kernel.shape)])
-    assert not left
+# --- Against PyTorch ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("make_twin", "make_model"),
     [
         pytest.param(
-            lambda: torch_resnet(1, (2, 2, 2, 2), 10),
+            lambda twins, conv: twins.ResNet(1, (2, 2, 2, 2), 10, conv),
             lambda: models.ResNet18((64, 96, 3), 10),
             id="resnet18",
         ),
         pytest.param(
-            lambda: torch_resnet(4, (3, 4, 6, 3), 10),
+            lambda twins, conv: twins.ResNet(4, (3, 4, 6, 3), 10, conv),
             lambda: models.ResNet50((64, 96, 3), 10),
             id="resnet50",
         ),
         pytest.param(
-            lambda: torch_mobilenet(0.25, 10),
+            lambda twins, conv: twins.MobileNet(0.25, 10, conv),
             lambda: models.MobileNetV1(0.25, (64, 96, 3), 10),
             id="mobilenetv1",
         ),
@@ -463,19 +338,17 @@ def copy_from_torch(twin, model):
 )
 def test_equals_pytorch(make_twin, make_model):
     torch = pytest.importorskip("torch")
+    from parity import torch_side
+
     torch.manual_seed(0)
     keras.config.set_dtype_policy("float64")  # leaves no room for a wrong structure
-    twin, model = make_twin().double(), make_model()
+    twin, model = make_twin(torch_side, torch.nn.Conv2d).double(), make_model()
     # Exact in float32, which is the dtype of `keras.Input` under every policy.
     images, others = torch.randn(2, 4, 3, 64, 96).double()
-    for norm in twin.modules():
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
-            torch.nn.init.normal_(norm.bias, std=0.3)
-            norm.momentum = 1.0  # one batch, and the statistics fit the kernels
+    torch_side.randomize_batch_norm(twin)
+    torch_side.settle_batch_norm(twin, images)
+    exchange.copy_from_torch(torch_side.state(twin), model)
     with torch.no_grad():
-        twin.train()(images)
-        copy_from_torch(twin, model)
         expected = twin.eval()(images).numpy()
     assert expected.std() > 0.1
     channels_last = images.permute(0, 2, 3, 1).numpy()
@@ -489,21 +362,18 @@ def test_equals_pytorch(make_twin, make_model):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.ptp(expected))
 
     # One training step's statistics move as with PyTorch's momentum of 0.1.
-    for norm in twin.modules():
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            norm.momentum = 0.1
     with torch.no_grad():
         expected = twin.train()(others).numpy()
     logits = keras.ops.convert_to_numpy(
         model(others.permute(0, 2, 3, 1).numpy(), training=True)
     )
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-9)
-    for module, part in twin.named_modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            moving = model.get_layer(layer_name(module)).moving_mean
-            np.testing.assert_allclose(
-                keras.ops.convert_to_numpy(moving), part.running_mean, rtol=0, atol=1e-9
-            )
+    state = torch_side.state(twin)
+    means = {name: state[name] for name in state if name.endswith("running_mean")}
+    assert means
+    for moving, expected in exchange.pair(model, means).values():
+        moving = keras.ops.convert_to_numpy(moving)
+        np.testing.assert_allclose(moving, expected, rtol=0, atol=1e-9)
 
 
 # --- Arguments and files -----------------------------------------------------------
