@@ -11,14 +11,16 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from report_runs import make_run, mobilenet_kernels, resnet_kernels
 
 from str_keras import reporting
-from str_keras.reporting import facts, runs
+from str_keras.reporting import facts, methods, runs, tradeoff
 from str_keras.run_directory import METRICS
 
 FOUR = ["accuracy.png", "budget.png", "sparsity.png", "threshold.png"]
+FIVE = sorted([*FOUR, "tradeoff.png"])
 COUNTS = ("params", "nonzeros", "macs", "sparse_macs", "bytes", "sparse_bytes")
 
 
@@ -103,9 +105,9 @@ def run_dir(tmp_path):
 
 def test_files(pair, page):
     assert page == pair[0] / "report" / "index.html"
-    assert figures(page) == FOUR
-    assert len(list(page.parent.iterdir())) == 5  # nothing is left of writing aside
-    widths = {check_figure(page.parent / name).shape[1] for name in FOUR}
+    assert figures(page) == FIVE
+    assert len(list(page.parent.iterdir())) == 6  # nothing is left of writing aside
+    widths = {check_figure(page.parent / name).shape[1] for name in FIVE}
     assert len(widths) == 1
 
 
@@ -114,7 +116,7 @@ def test_page_is_self_contained(page):
     assert all(link.startswith("data:") for link in found.links)
     assert not re.search(r"url\(|@import|https?:", page.read_text(encoding="utf-8"))
     assert "script" not in found.tags
-    assert len(found.images) == 4
+    assert len(found.images) == 5
     assert all(len(alt) > 40 for alt in found.images.values())
 
 
@@ -184,7 +186,7 @@ def test_dense_run(pair, tmp_path):
     found = Page(page)
     assert len(found.images) == 2
     assert len(found.tables[1]) == 1 + 28 + 3
-    assert "g(s)" not in found.tables[1][0]
+    assert "threshold" not in found.tables[1][0]
 
 
 def test_dense_run_without_a_table_of_layers(tmp_path):
@@ -264,10 +266,90 @@ def test_hostile_names_are_shown_not_obeyed(tmp_path):
     assert not {"script", "b", "i"} & set(found.tags)
     assert found.tables[1][1][0] == evil + "0"
     assert found.text.count(evil) >= 5
-    for name in FOUR:
+    for name in FIVE:
         check_figure(page.parent / name)
     # A label that starts with "_" is one that matplotlib would leave out.
     assert legend_rows(check_figure(page.parent / "accuracy.png")) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("str_global", ("one learned threshold", "takes off")),
+        ("gmp", ("GMP (gradual magnitude", "smallest weight that each layer keeps")),
+        ("my_method", ("my_method", "smallest weight that each layer keeps")),
+    ],
+)
+def test_every_method_is_named_and_has_its_figures(tmp_path, method, words):
+    """Thresholds of a pruned net are the smallest weights that it keeps."""
+    config = {"method": method}
+    run = make_run(tmp_path / "run", mobilenet_kernels()[:3], 2, config=config)
+    page = reporting.write_report(run)
+    assert figures(page) == FOUR
+    text = Page(page).text
+    for word in words:
+        assert word in text
+    assert words[0] in reporting.as_text(reporting.load_runs(run))
+
+
+def blobs(pixels, color):
+    """Numbers of pixels of a color in the left and the right half of a figure."""
+    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    same = (np.abs(pixels - rgb) < 8).all(axis=-1)
+    middle = same.shape[1] // 2
+    below = same.shape[0] // 4  # of the legend
+    return same[below:, :middle].sum(), same[below:, middle:].sum()
+
+
+def test_runs_are_compared_by_sparsity_and_macs(tmp_path):
+    kernels = mobilenet_kernels()
+    paths = [make_run(tmp_path / "str", kernels)]
+    paths.append(make_run(tmp_path / "dense", kernels, sparse=False))
+    for name, first in (("gmp", -0.02), ("dnw", -0.01)):
+        config = {"method": name}
+        run = make_run(tmp_path / name, kernels, config=config, first=first)
+        paths.append(run)
+    page = reporting.write_report(paths[0], paths[1:])
+    pixels = check_figure(page.parent / "tradeoff.png")
+    for method in ("str", "dense", "gmp", "dnw"):
+        left, right = blobs(pixels, methods.METHODS[method].color)
+        assert left > 50 and right > 50, method
+    (alt,) = [text for text in Page(page).images.values() if "scatter" in text]
+    totals = json.loads((paths[2] / "summary.json").read_text())["kernels"]
+    last = read_table(paths[2] / "metrics.csv")[-1]
+    assert (
+        f"gmp: {100 * float(last['val_accuracy']):.2f} % at a sparsity of "
+        f"{100 * totals['sparsity']:.2f} % and {totals['sparse_macs']:,} MACs" in alt
+    )
+
+
+def test_unfinished_and_dead_runs_are_not_compared(tmp_path):
+    kernels = mobilenet_kernels()[:3]
+    run = make_run(tmp_path / "str", kernels, 2)
+    unfinished = make_run(tmp_path / "unfinished", kernels, 2)
+    (unfinished / "budget.csv").unlink()
+    (unfinished / "summary.json").unlink()
+    dead = make_run(tmp_path / "dead", kernels, 2, dead=[k[0] for k in kernels])
+    assert figures(reporting.write_report(run, [unfinished, dead])) == FOUR
+    twin = make_run(tmp_path / "twin", kernels, 2, config={"method": "gmp"})
+    page = reporting.write_report(run, [unfinished, dead, twin])
+    assert figures(page) == FIVE
+    (alt,) = [text for text in Page(page).images.values() if "scatter" in text]
+    assert "twin" in alt and "dead" not in alt and "unfinished" not in alt
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 0.0), (0.3, 0.31), (0.8, 0.99), (0.998, 0.9999)]
+)
+def test_the_axis_of_sparsity_has_labels(low, high):
+    axes = Figure().add_subplot()
+    tradeoff.sparsity_axis(axes, [1 - low, 1 - high])
+    shares = [float(t.get_text().rstrip(" %")) for t in axes.get_xticklabels()]
+    right, left = sorted(axes.get_xlim())
+    assert len(shares) >= 1 + (low != high)
+    assert all(right <= 1 - share / 100 <= left for share in shares)
+    assert shares == sorted(shares)
+    assert axes.get_xlim()[0] > axes.get_xlim()[1]  # sparser to the right
 
 
 @pytest.mark.parametrize(
@@ -420,7 +502,7 @@ def test_command(pair, tmp_path):
     assert "Traceback" not in done.stderr
     assert "block13_pointwise" in done.stdout
     assert str(output / "index.html") in done.stdout
-    assert figures(output / "index.html") == FOUR
+    assert figures(output / "index.html") == FIVE
 
 
 @pytest.mark.slow

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from str_keras.budget import KernelRow, Total
+from str_keras.reporting import methods
 from str_keras.reporting.runs import Row, Run
 from str_keras.tables import text_table
 
 NONE = "-"
-METHODS = {"str": "STR (learned soft thresholds)", "dense": "dense (no thresholds)"}
 SMALL_IMAGE_NOTE = (
     "A network for small images with a stride-1 stem is for size: its sparse file is "
     "smaller, not faster. XNNPACK's sparse kernels want a 3x3 stride-2 first "
@@ -39,7 +39,7 @@ LAYERS = (
     "params",
     "non-zeros",
     "sparsity",
-    "g(s)",
+    "threshold",
     "MACs",
     "sparse MACs",
     "bytes",
@@ -72,8 +72,7 @@ def layer_name(path: str) -> str:
 
 def method(run: Run) -> str:
     """How the run was trained, in words."""
-    name = shown(run.config.get("method"))
-    return METHODS.get(name, name)
+    return methods.find(shown(run.config.get("method"))).title
 
 
 def architecture(run: Run) -> str:

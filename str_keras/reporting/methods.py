@@ -1,0 +1,80 @@
+"""How each method is named and drawn: one color a method, in every figure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Name and looks of a method.
+
+    Args:
+        label: In legends and tables.
+        title: In a sentence.
+        color: Of Okabe and Ito's palette or apart from it in lightness, so that the
+            color-blind can tell them apart; marker and line differ too.
+        marker: Of matplotlib.
+        line: Style of its line.
+        hollow: Whether the marker is.
+    """
+
+    label: str
+    title: str
+    color: str
+    marker: str
+    line: str = "-"
+    hollow: bool = False
+
+
+METHODS = {
+    "dense": Method("dense", "dense (no thresholds)", "#333a44", "_", ":"),
+    "str": Method("STR", "STR (learned soft thresholds)", "#0072B2", "o"),
+    "str_global": Method(
+        "STR, one threshold",
+        "STR with one learned threshold for the network",
+        "#56B4E9",
+        "D",
+        "--",
+    ),
+    "gmp": Method("GMP", "GMP (gradual magnitude pruning)", "#D55E00", "s"),
+    "tfmot": Method(
+        "GMP of tfmot",
+        "GMP by tensorflow-model-optimization",
+        "#7A3B00",
+        "X",
+        ":",
+    ),
+    "dnw": Method("DNW", "DNW (largest weights, gradient to all)", "#009E73", "^"),
+    "uniform_oneshot": Method(
+        "uniform, one shot", "pruned once, every layer alike", "#CC79A7", "v", "-."
+    ),
+    "erk_rigl_static": Method(
+        "ERK, random", "random zeros at the rates of ERK", "#8a8f98", "P", "-."
+    ),
+    "budget_gmp": Method(
+        "GMP at STR's budget",
+        "GMP at the rates of a budget",
+        "#E69F00",
+        "s",
+        "--",
+        True,
+    ),
+    "budget_dnw": Method(
+        "DNW at STR's budget",
+        "DNW at the rates of a budget",
+        "#6CC5A4",
+        "^",
+        "--",
+        True,
+    ),
+}
+"""By the name in a configuration, in the order of legends."""
+
+LEARNED = ("str", "str_global")
+"""Methods whose thresholds are learned; the others' follow from the weights kept."""
+
+
+def find(name: str) -> Method:
+    """The method of a name; an unknown one is drawn in black."""
+    return METHODS.get(name, Method(name, name, "#000000", "*"))
