@@ -1,0 +1,301 @@
+"""Reads the rows of a suite; groups them; tests the paper's claims on them."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import pathlib
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from experiments import markdown
+from str_keras.reporting import reading
+from str_keras.reporting.methods import METHODS
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+NEEDED = ("id", "method", "level", "seed", "sparsity", "sparse_macs", "accuracy")
+"""Columns that are read; the runner writes more."""
+REACH = math.log(1.25)
+"""How far beyond its last point a curve is followed, in the logarithm of density."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Args:
+        id: Its name, and that of its files.
+        method: One of `str_keras.config.METHODS`, or "tfmot".
+        level: Sparsity aimed at, in [0, 1]; 0 for a dense net, the measured one where
+            none was aimed at (a calibration).
+        seed: Of the run.
+        sparsity: What it has, of all kernels, in [0, 1].
+        sparse_macs: Multiply-accumulates with non-zero weights, of one image.
+        accuracy: On the test images, in [0, 1].
+    """
+
+    id: str
+    method: str
+    level: float
+    seed: int
+    sparsity: float
+    sparse_macs: int
+    accuracy: float
+
+    @property
+    def density(self) -> float:
+        """Share of weights kept, in [0, 1]."""
+        return 1 - self.sparsity
+
+
+Groups = dict[tuple[str, float], list[Result]]
+
+
+def read(path: pathlib.Path) -> tuple[list[Result], list[str]]:
+    """Reads the table of a suite.
+
+    Args:
+        path: results/SUITE.csv, as the runner writes it.
+
+    Returns:
+        The finished runs, and the ids of those without an accuracy (diverged).
+
+    Raises:
+        OSError: if there is no such file.
+        ValueError: if it is damaged.
+    """
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.csv"))) or "none"
+        raise FileNotFoundError(
+            "The suite has no results yet: python -m experiments.run --suite=NAME "
+            f"writes them; there are those of {known}. Received: {path}"
+        )
+    results, failed = [], []
+    for line in reading.read_csv(path, NEEDED):
+        if line.parse("accuracy") is None:
+            failed.append(line.cells["id"])
+            continue
+        method, sparsity = line.cells["method"], line.need("sparsity")
+        level = line.parse("level")
+        if level is None:
+            level = 0.0 if method == "dense" else sparsity
+        results.append(
+            Result(
+                id=line.cells["id"],
+                method=method,
+                level=level,
+                seed=line.need("seed", int),
+                sparsity=sparsity,
+                sparse_macs=line.need("sparse_macs", int),
+                accuracy=line.need("accuracy"),
+            )
+        )
+    return results, failed
+
+
+def group(results: Iterable[Result]) -> Groups:
+    """The runs by method and level: methods in their usual order, densest first."""
+    order = list(METHODS)
+    groups: Groups = collections.defaultdict(list)
+    for result in results:
+        groups[result.method, result.level].append(result)
+
+    def place(key: tuple[str, float]) -> tuple[int, float]:
+        return order.index(key[0]) if key[0] in order else len(order), key[1]
+
+    return {key: groups[key] for key in sorted(groups, key=place)}
+
+
+def mean(values: Iterable[float]) -> float:
+    """The arithmetic mean."""
+    return statistics.fmean(values)
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample's standard deviation; None of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def interpolate(
+    results: Iterable[Result], density: float, value: Callable[[Result], float]
+) -> float | None:
+    """The value of a method at a density, along the line through its runs.
+
+    Linear in the logarithm of density. Beyond the last run the line is followed for a
+    quarter of the density, not further.
+
+    Args:
+        results: Runs of one method and one seed, of different densities; the dense run
+            may be one of them.
+        density: Share of weights kept, above 0.
+        value: What to interpolate.
+
+    Returns:
+        The value, or None where the line does not reach.
+    """
+    points = sorted((math.log(r.density), value(r)) for r in results if r.density > 0)
+    x = math.log(density)
+    if len(points) < 2 or not points[0][0] - REACH <= x <= points[-1][0] + REACH:
+        return None
+    at = np.clip(np.searchsorted([p[0] for p in points], x), 1, len(points) - 1)
+    (x0, y0), (x1, y1) = points[at - 1], points[at]
+    return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One comparison at one level, seed by seed.
+
+    Args:
+        title: What is compared.
+        level: Sparsity aimed at, in [0, 1].
+        sparsity: Mean of what the runs have.
+        values: Of each seed.
+        is_ratio: Whether they are ratios; else differences of accuracy.
+    """
+
+    title: str
+    level: float
+    sparsity: float
+    values: tuple[float, ...]
+    is_ratio: bool = False
+
+
+def _curve(results: Sequence[Result], method: str, seed: int) -> list[Result]:
+    """Runs of a method and a seed, from the dense one on."""
+    return [r for r in results if r.seed == seed and r.method in (method, "dense")]
+
+
+def _compare(
+    results: Sequence[Result],
+    title: str,
+    method: str,
+    other: str,
+    value: Callable[[Result], float],
+    combine: Callable[[float, float], float],
+    is_ratio: bool = False,
+) -> list[Claim]:
+    """Compares each run of `method` with `other` at the run's own sparsity."""
+    claims = []
+    for (name, level), runs in group(results).items():
+        if name != method:
+            continue
+        found = []
+        for run in runs:
+            curve = _curve(results, other, run.seed)
+            pruned = any(r.method == other for r in curve)
+            if run.density > 0 and pruned:
+                theirs = interpolate(curve, run.density, value)
+                if theirs is not None:
+                    found.append((run.sparsity, combine(value(run), theirs)))
+        if found:
+            sparsity = mean(s for s, _ in found)
+            values = tuple(v for _, v in found)
+            claims.append(Claim(title, level, sparsity, values, is_ratio))
+    return claims
+
+
+def claims(results: Sequence[Result]) -> list[Claim]:
+    """The paper's claims, as these runs have them.
+
+    STR's accuracy less that of GMP, DNW and one-shot pruning with uniform rates, at
+    STR's own sparsity and seed by seed; its MACs as a share of uniform ones; and what
+    STR's budget does for GMP and DNW. Beside them, whether tfmot's GMP is ours.
+    """
+    against = (
+        ("STR - GMP", "str", "gmp"),
+        ("STR - DNW", "str", "dnw"),
+        ("STR - uniform, one shot", "str", "uniform_oneshot"),
+        ("GMP at STR's budget - GMP", "budget_gmp", "gmp"),
+        ("DNW at STR's budget - DNW", "budget_dnw", "dnw"),
+        ("GMP of tfmot - GMP", "tfmot", "gmp"),
+    )
+    found = []
+    for title, method, other in against:
+        found += _compare(
+            results, title, method, other, lambda r: r.accuracy, lambda a, b: a - b
+        )
+    found += _compare(
+        results,
+        "MACs, STR / GMP",
+        "str",
+        "gmp",
+        lambda r: math.log(r.sparse_macs),
+        lambda a, b: math.exp(a - b),
+        is_ratio=True,
+    )
+    return found
+
+
+def _accuracy(runs: Sequence[Result], most: int) -> str:
+    values = [100 * run.accuracy for run in runs]
+    spread = deviation(values)
+    text = f"{mean(values):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+    # Where the sparsity is not the one aimed at, it belongs to the number.
+    own = 100 * mean(run.sparsity for run in runs)
+    if runs[0].method != "dense" and abs(own - 100 * runs[0].level) >= 0.05:
+        text += f" at {own:.2f} %"
+    return text + (f" (n={len(runs)})" if len(runs) < most else "")
+
+
+def results_table(results: Sequence[Result]) -> str:
+    """Accuracy in percent, a row per method and a column per level, as Markdown.
+
+    Mean and standard deviation over the seeds, and the sparsity where it is another
+    than the one aimed at.
+    """
+    groups = group(results)
+    most = max(map(len, groups.values()))
+    levels = sorted({level for method, level in groups if method != "dense"})
+    dense = [run for run in results if run.method == "dense"]
+    rows = []
+    for method in dict.fromkeys(method for method, _ in groups if method != "dense"):
+        cells = [groups.get((method, level)) for level in levels]
+        label = METHODS[method].label if method in METHODS else method
+        rows.append([label, *(_accuracy(runs, most) if runs else "" for runs in cells)])
+    columns = ["method", *(f"{100 * level:g} %" for level in levels)]
+    first = f"Dense: {_accuracy(dense, most)}. " if dense else ""
+    fewer = any(len(runs) < most for runs in groups.values())
+    return (
+        f"{markdown.table(columns, rows)}\n\n{first}Test accuracy in percent after the "
+        f"last epoch, mean ± standard deviation of n={most} seeds"
+        f"{' (of fewer where it is said)' * fewer}, by the sparsity aimed at; with the "
+        "one measured where it differs."
+    )
+
+
+def _finding(claim: Claim) -> str:
+    scale, sign = (1.0, "") if claim.is_ratio else (100.0, "+")
+    values = [scale * value for value in claim.values]
+    text = f"{mean(values):{sign}.2f}"
+    if len(values) > 1:
+        text += f" ({min(values):{sign}.2f} to {max(values):{sign}.2f})"
+    return text
+
+
+def claims_table(results: Sequence[Result]) -> str:
+    """The claims as found, a row per comparison and a column per level, as Markdown."""
+    found = claims(results)
+    levels = sorted({claim.level for claim in found})
+    most = max(len(claim.values) for claim in found)
+    rows = []
+    for title in dict.fromkeys(claim.title for claim in found):
+        cells = {claim.level: claim for claim in found if claim.title == title}
+        row = [title]
+        for level in levels:
+            claim = cells.get(level)
+            few = claim is not None and len(claim.values) < most
+            text = _finding(claim) if claim else ""
+            row.append(text + f" n={len(claim.values)}" * few if claim else "")
+        rows.append(row)
+    columns = ["as found", *(f"{100 * level:g} %" for level in levels)]
+    return (
+        f"{markdown.table(columns, rows)}\n\nAccuracy in points of percent, MACs with "
+        f"non-zero weights as a ratio: mean (least to most) of n={most} seeds. A run "
+        "stands against the other method at the run's own sparsity and with its seed: "
+        "on the line through the other's runs, the dense one included, linear in the "
+        "logarithm of density and followed for a quarter of it beyond the last run."
+    )

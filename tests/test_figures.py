@@ -1,0 +1,233 @@
+"""Figures and tables of the experiments say what the rows of a suite say."""
+
+import csv
+import math
+import statistics
+
+import numpy as np
+import programs
+import pytest
+from PIL import Image
+
+from experiments import analysis, figures, markdown, records, runner
+from str_keras.reporting.methods import METHODS
+
+COLUMNS = ("id", "suite", "method", "level", "seed", "sparsity", "sparse_macs")
+LAYERS = {"conv1/kernel": 100, "block1/kernel": 900, "classifier/kernel": 1000}
+MACS = 1_000_000
+
+
+def write(path, columns, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([columns, *rows])
+
+
+def row(method, level, seed, sparsity, macs, accuracy):
+    name = f"fake-{method}-{level}-seed{seed}"
+    return [name, "fake", method, level, seed, sparsity, macs, accuracy, "finished"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two seeds: GMP at 90 and 99 %, STR at about 90 (and, with seed 0, dead) %."""
+    rows = [row("dense", 0.0, seed, 0.0, MACS, 0.80 + 0.02 * seed) for seed in (0, 1)]
+    for seed in (0, 1):
+        rows.append(row("gmp", 0.9, seed, 0.9, MACS // 10, 0.78 + 0.01 * seed))
+        rows.append(row("gmp", 0.99, seed, 0.99, MACS // 100, 0.70 - 0.02 * seed))
+        # In the middle of the two on the logarithm of density.
+        sparsity = 1 - math.sqrt(0.1 * 0.01)
+        rows.append(row("str", 0.9, seed, sparsity, 12_000, 0.77))
+        rows.append(row("budget_gmp", 0.9, seed, sparsity, 12_000, 0.76))
+        rows.append(row("dnw", 0.9, seed, 0.9, MACS // 10, 0.75))
+    rows.append(row("str", 0.99, 0, 1.0, 0, 0.1))  # every layer died
+    rows.append([*row("gmp", 0.98, 0, "", "", "")[:-1], "diverged"])
+    write(tmp_path / "fake.csv", (*COLUMNS, "accuracy", "status"), rows)
+    for name, *_ in [r for r in rows if r[2] == "str"]:
+        kept = {"conv1/kernel": 50, "block1/kernel": 40, "classifier/kernel": 0}
+        layers = [(path, n, kept[path]) for path, n in LAYERS.items()]
+        write(
+            tmp_path / "budgets" / f"{name}.csv", ("path", "params", "nonzeros"), layers
+        )
+    history = [
+        (epoch, path, 0.1 * epoch, 10.0 ** (epoch - 6) if epoch > 1 else 0.0)
+        for epoch in range(1, 5)
+        for path in LAYERS
+    ]
+    write(
+        tmp_path / "history" / "fake-str-0.9-seed0.csv",
+        ("epoch", "path", "sparsity", "threshold"),
+        history,
+    )
+    return tmp_path
+
+
+def claim(results, title, level):
+    (found,) = [
+        c for c in analysis.claims(results) if (c.title, c.level) == (title, level)
+    ]
+    return found
+
+
+def test_claims_are_the_numbers_of_a_hand(folder):
+    results, failed = analysis.read(folder / "fake.csv")
+    assert failed == ["fake-gmp-0.98-seed0"]
+    # GMP half way between its two runs has 0.74 and 0.735.
+    found = claim(results, "STR - GMP", 0.9)
+    assert found.values == pytest.approx((0.77 - 0.74, 0.77 - 0.735))
+    assert found.sparsity == pytest.approx(1 - math.sqrt(0.001))
+    found = claim(results, "GMP at STR's budget - GMP", 0.9)
+    assert found.values == pytest.approx((0.76 - 0.74, 0.76 - 0.735))
+    # Uniform MACs half way are sqrt(100,000 * 10,000).
+    found = claim(results, "MACs, STR / GMP", 0.9)
+    assert found.values == pytest.approx([12_000 / math.sqrt(1e9)] * 2)
+    # DNW ends at 90 %, which is too far away; the net that died has no density.
+    titles = {(c.title, c.level) for c in analysis.claims(results)}
+    assert titles == {
+        ("STR - GMP", 0.9),
+        ("GMP at STR's budget - GMP", 0.9),
+        ("MACs, STR / GMP", 0.9),
+    }
+
+
+def test_lines_are_followed_a_quarter_further():
+    def run(density, accuracy):
+        return analysis.Result("", "gmp", 0.9, 0, 1 - density, 1, accuracy)
+
+    runs = [run(0.1, 0.8), run(0.2, 0.9)]
+    slope = 0.1 / math.log(2)
+    for density in (0.1, 0.11, 0.2, 0.0801, 0.2499):
+        found = analysis.interpolate(runs, density, lambda r: r.accuracy)
+        assert found == pytest.approx(0.8 + slope * math.log(density / 0.1))
+    for density in (0.0799, 0.2501):
+        assert analysis.interpolate(runs, density, lambda r: r.accuracy) is None
+    assert analysis.interpolate(runs[:1], 0.1, lambda r: r.accuracy) is None
+
+
+def test_tables_have_means_deviations_and_counts(folder):
+    text = figures.suite_tables("fake", folder)
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
+    cells = {line[0]: line[1:] for line in lines if line}
+    assert cells["method"] == ["90 %", "99 %"]
+    spread = statistics.stdev([78, 79])
+    assert cells["GMP"] == [f"78.50 ± {spread:.2f}", f"69.00 ± {2 * spread:.2f}"]
+    assert cells["STR"] == ["77.00 ± 0.00 at 96.84 %", "10.00 at 100.00 % (n=1)"]
+    assert cells["DNW"] == ["75.00 ± 0.00", ""]
+    assert cells["STR - GMP"] == ["+3.25 (+3.00 to +3.50)"]
+    assert cells["MACs, STR / GMP"] == ["0.38 (0.38 to 0.38)"]
+    assert f"Dense: 81.00 ± {2 * spread:.2f}." in text
+    assert "Diverged, and in no mean: fake-gmp-0.98-seed0." in text
+
+
+def test_figures_of_a_suite(folder):
+    paths = figures.draw_suite("fake", folder)
+    names = ("accuracy_sparsity", "accuracy_macs", "budgets", "history")
+    assert [path.name for path in paths] == [f"fake_{name}.png" for name in names]
+    for path in paths:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        ink = (pixels < 250).any(axis=-1)
+        assert 0.01 < ink.mean() < 0.9
+        edges = (ink[0], ink[-1], ink[:, 0], ink[:, -1])
+        assert not any(edge.any() for edge in edges), path
+        if "accuracy" in path.name:
+            for method in ("str", "gmp", "dnw", "budget_gmp"):
+                color = METHODS[method].color
+                rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+                assert (np.abs(pixels - rgb) < 8).all(axis=-1).sum() > 50, method
+
+
+def test_a_suite_of_dense_runs_has_a_table_alone(tmp_path):
+    rows = [row("dense", 0.0, 0, 0.0, MACS, 0.8)]
+    write(tmp_path / "fake.csv", (*COLUMNS, "accuracy", "status"), rows)
+    assert figures.draw_suite("fake", tmp_path) == []
+    assert "Dense: 80.00." in figures.suite_tables("fake", tmp_path)
+
+
+def test_the_runner_writes_what_is_read():
+    assert set(analysis.NEEDED) <= set(records.COLUMNS)
+    assert set(runner.HISTORY_COLUMNS) == {"epoch", "path", "sparsity", "threshold"}
+
+
+def test_calibrations_are_drawn_when_they_are_named(folder, capsys):
+    """They have no level: each run stands at the sparsity that it has."""
+    rows = [row("str", "", 0, s, int(1e6 * (1 - s)), 0.8) for s in (0.8, 0.95)]
+    rows = [[f"d{i}", *cells[1:]] for i, cells in enumerate(rows)]
+    write(folder / "calibrate_x.csv", (*COLUMNS, "accuracy", "status"), rows)
+    where = f"--results={folder}"
+    _, out, _ = programs.run(figures, [where], capsys)
+    assert "calibrate" not in out
+    _, out, _ = programs.run(figures, [where, "--suite=calibrate_x"], capsys)
+    assert "calibrate_x_accuracy_sparsity.png" in out
+    text = figures.suite_tables("calibrate_x", folder)
+    assert "| STR | 80.00 | 80.00 |" in text
+    assert "| method | 80 % | 95 % |" in text
+
+
+def test_methods_differ_in_more_than_one_way():
+    looks = [(m.color, m.marker, m.hollow) for m in METHODS.values()]
+    assert len({color for color, *_ in looks}) == len(looks)
+    assert len({look[1:] for look in looks}) == len(looks)
+
+
+def test_the_command_draws_prints_and_fills(folder, capsys, tmp_path):
+    where = f"--results={folder}"
+    (folder / "rnn.csv").write_text("config,accuracy\n")  # of another program
+    status, out, _ = programs.run(figures, [where], capsys)
+    assert status == 0
+    assert len(out.split()) == 4
+    status, table, _ = programs.run(figures, [where, "--table"], capsys)
+    assert status == 0
+    assert "| STR - GMP |" in table
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- fake -->\nold\n<!-- end of fake -->\nb\n")
+    for _ in range(2):  # also over itself
+        status, _, _ = programs.run(figures, [where, f"--readme={readme}"], capsys)
+        assert status == 0
+        assert readme.read_text() == (
+            f"a\n<!-- fake -->\n{table.strip()}\n<!-- end of fake -->\nb\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "ok"),
+    [
+        ("<!-- x -->\n<!-- end of x -->", True),
+        ("<!-- end of x -->\n<!-- x -->", False),
+        ("<!-- x -->", False),
+        ("<!-- x --><!-- x --><!-- end of x -->", False),
+        ("", False),
+    ],
+)
+def test_markers(tmp_path, text, ok):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    if ok:
+        markdown.fill(path, "x", "new")
+        assert path.read_text() == "<!-- x -->\nnew\n<!-- end of x -->"
+        return
+    with pytest.raises(ValueError, match="<!-- x -->"):
+        markdown.fill(path, "x", "new")
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "has no results yet"),
+        (lambda path: path.write_text("id,method\n"), "has no column level"),
+        (
+            lambda path: path.write_text(path.read_text().replace("0.77,", "77,")),
+            r"accuracy='77' is not in \[0, 1\]",
+        ),
+    ],
+)
+def test_bad_results(folder, damage, message, capsys):
+    damage(folder / "fake.csv")
+    arguments = [f"--results={folder}", "--suite=fake"]
+    status, _, error = programs.run(figures, arguments, capsys)
+    assert status == 1
+    assert error.startswith("error: ")
+    with pytest.raises((ValueError, OSError), match=message):
+        figures.draw_suite("fake", folder)

@@ -1,0 +1,44 @@
+"""`python tests/tiny_suite.py --suite=tiny ...`: the runner, with runs of seconds."""
+
+import contextlib
+
+import keras
+
+from experiments import run, suites
+from str_keras import cli, models
+
+
+def tiny_net(input_shape, classes, stem, synchronized, weights):
+    """8 filters in strides of 4, and a classifier."""
+    image = keras.Input(input_shape)
+    x = keras.layers.Conv2D(8, 4, 4, use_bias=False, name="conv")(image)
+    x = keras.layers.BatchNormalization(momentum=0.9)(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    return keras.Model(image, keras.layers.Dense(classes, use_bias=False, name="fc")(x))
+
+
+def cells(grid):
+    """One of each kind: dense, learned, at a rate, at the budget of another run."""
+    methods = ("budget_dnw", "str", "gmp")  # the budget before it is there
+    return [grid.cell("dense", None, 0), *(grid.cell(m, 0.9, 0) for m in methods)]
+
+
+@contextlib.contextmanager
+def registered(**changes):
+    """The suite "tiny" is there inside the block."""
+    changes = {"epochs": 3, "s_init": -4.0, **changes}
+    grid = suites.Grid("fashion_mnist_5k", "tiny", changes)
+    decays = {"str": {0.9: 0.013}, "str_global": {0.9: 0.013}}
+    models.ARCHITECTURES["tiny"] = tiny_net
+    suites.DECAYS["tiny"] = decays
+    suites.SUITES["tiny"] = (grid, cells)
+    try:
+        yield grid
+    finally:
+        del models.ARCHITECTURES["tiny"], suites.DECAYS["tiny"], suites.SUITES["tiny"]
+
+
+if __name__ == "__main__":
+    run.define_flags()
+    with registered():
+        cli.run(run.main)
