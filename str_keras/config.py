@@ -183,6 +183,11 @@ class TrainConfig:
             raise ValueError(
                 f"--method={self.method} {say}. Received: sparsity={self.sparsity}"
             )
+        if self.method == "str_global" and self.granularity not in ("layer", "network"):
+            raise ValueError(
+                "--method=str_global has one threshold: leave --granularity out. "
+                f"Received: granularity={self.granularity!r}"
+            )
         if self.takes_budget != bool(self.budget):
             say = "wants" if self.takes_budget else "does not take"
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -62,6 +62,8 @@ class ThresholdedKernel:
     kernel: Kernel
     logit: keras.Variable
     g: ThresholdFunction
+    counted: ClassVar[bool] = True
+    """Whether its zeros count as sparsity, and not as another kernel's."""
 
     def threshold(self) -> Tensor:
         """g(s), of the logit's shape and dtype, in units of the kernel."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -20,11 +20,6 @@ from str_keras.internals import full_precision, read_state_before_step
 from str_keras.model import SubstitutedModel, prepare
 from str_keras.selection import Kernel, Skip, select
 from str_keras.thresholds import GRADIENTS, KEPT, Tensor, hard_threshold, ops
-
-
-def count_kept(size: int, rate: float) -> int:
-    """Weights that a kernel of `size` keeps: one at least, as tfmot counts."""
-    return max(num_kept(size, rate), 1)
 
 
 @dataclass(frozen=True)
@@ -42,21 +37,33 @@ class PrunedKernel:
     kept: keras.Variable
     index: int
     gradient: str
+    counted: ClassVar[bool] = True
 
     def _raw(self) -> Tensor:
         with full_precision():
             return ops.convert_to_tensor(self.kernel.variable.value)
 
-    def threshold(self) -> Tensor:
-        """The magnitude of the smallest weight that is kept, a scalar."""
+    def _threshold(self) -> tuple[Tensor, Tensor]:
+        """What the kernel is thresholded at, and the magnitude of its largest weight.
+
+        Negative where all weights are kept, infinite where none is.
+        """
         magnitudes = ops.sort(ops.reshape(ops.abs(self._raw()), (-1,)))
+        size = magnitudes.shape[0]
+        ends = [ops.full((1,), end, magnitudes.dtype) for end in (-1.0, float("inf"))]
+        steps = ops.concatenate([ends[0], magnitudes[1:], ends[1]])
         kept = ops.convert_to_tensor(self.kept.value)[self.index]
-        position = ops.subtract(ops.cast(magnitudes.shape[0], kept.dtype), kept)
-        return ops.take(magnitudes, position)
+        position = ops.subtract(ops.cast(size, kept.dtype), kept)
+        return ops.take(steps, position), magnitudes[-1]
+
+    def threshold(self) -> Tensor:
+        """The magnitude of the smallest weight that is kept; 0 if all are. A scalar."""
+        threshold, largest = self._threshold()
+        return ops.minimum(ops.maximum(threshold, 0.0), largest)
 
     def sparse(self) -> Tensor:
         """`hard_threshold(w, t)`, of the kernel's shape and dtype."""
-        threshold = ops.stop_gradient(self.threshold())
+        threshold = ops.stop_gradient(self._threshold()[0])
         return hard_threshold(self._raw(), threshold, self.gradient)
 
 
@@ -117,7 +124,7 @@ class PrunedModel(SubstitutedModel):
     def set_rates(self, rates: Iterable[float]) -> None:
         """Prunes each kernel at its rate, a share of zeros in [0, 1], from now on."""
         sizes = [math.prod(item.kernel.variable.shape) for item in self.thresholded]
-        kept = [count_kept(n, rate) for n, rate in zip(sizes, rates, strict=True)]
+        kept = [num_kept(n, rate) for n, rate in zip(sizes, rates, strict=True)]
         self.kept.assign(np.array(kept, "int32"))
 
     def get_config(self) -> dict[str, Any]:
@@ -146,8 +153,8 @@ def prune(
 ) -> PrunedModel:
     """Returns a copy of a model that reads only the largest weights of each kernel.
 
-    Of each kernel `round(size (1 - rate))` weights are read, one at least; which, is
-    decided anew at every step. At once and for good, unless `PruningRamp` is among the
+    Of each kernel `budget.num_kept(size, rate)` weights are read; which, is decided
+    anew at every step. At once and for good, unless `PruningRamp` is among the
     callbacks of `fit`. Train, `summary` and `strip` it like a `SparseModel`.
 
     Args:
@@ -172,7 +179,9 @@ def prune(
         raise ValueError(f"`gradient` is one of {GRADIENTS}. Received: {gradient=}")
     copy, kernels, passed = prepare(model, skip)
     if isinstance(rates, Budget):
-        rates = {path: rate for path, rate in rates.match(model).items() if rate}
+        skipped = {kernel.path for kernel in select(model)[0]} - set(kernels)
+        found = rates.match(model).items()
+        rates = {path: rate for path, rate in found if rate and path not in skipped}
     elif not isinstance(rates, Mapping):
         rates = dict.fromkeys(kernels, float(rates))
     _check_rates(rates)
@@ -214,7 +223,7 @@ def keep_random(model: keras.Model, rates: Mapping[str, float], seed: int) -> No
     random = np.random.default_rng(seed)
     for path, rate in rates.items():
         values = np.array(ops.convert_to_numpy(kernels[path]))
-        dropped = random.permutation(values.size)[count_kept(values.size, rate) :]
+        dropped = random.permutation(values.size)[num_kept(values.size, rate) :]
         values.reshape(-1)[dropped] = 0
         kernels[path].assign(values)
 
@@ -251,36 +260,55 @@ class PruningRamp(keras.callbacks.Callback):
 
     def rates_at(self, step: int, rates: Iterable[float]) -> list[float]:
         """The rates in force at a step, for the final `rates`."""
-        rates = list(rates)
-        if step >= self.end:
+        rates, step = list(rates), self._last_change(step)
+        if step == self.end:
             return rates
-        if step < self.begin:
+        if step < 0:
             return [0.0] * len(rates)
-        step -= (step - self.begin) % self.frequency
         return [_polynomial(step, self.begin, self.end, rate) for rate in rates]
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Finds the step."""
+        """Checks the model."""
         if not isinstance(self.model, PrunedModel):
             raise TypeError(
                 "PruningRamp raises the rates of a model made by `stk.prune`. "
                 f"Received: model={type(self.model).__name__}"
             )
-        self.step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
-        self._set()
+        self._set_at: int | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Finds the step."""
+        self.first = self._iterations()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Changes the rates where the ramp does."""
-        if self.step == self.end or (
-            self.begin <= self.step < self.end
-            and (self.step - self.begin) % self.frequency == 0
-        ):
-            self._set()
-        self.step += 1
+        """Changes the rates where the ramp does; several steps may be one call."""
+        every = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        self._set(self.first + batch // every)
 
-    def _set(self) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Arrives at the rates where the ramp ends with the training."""
+        step = self._iterations()
+        if step >= self.end:
+            self._set(step)
+
+    def _iterations(self) -> int:
         read_state_before_step(self.model)
-        self.model.set_rates(self.rates_at(self.step, self.model.rates))
+        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _set(self, step: int) -> None:
+        change = self._last_change(step)
+        if change != self._set_at:
+            read_state_before_step(self.model)
+            self.model.set_rates(self.rates_at(step, self.model.rates))
+            self._set_at = change
+
+    def _last_change(self, step: int) -> int:
+        """The step at which the rates in force at `step` came into force."""
+        if step < self.begin:
+            return -1
+        if step >= self.end:
+            return self.end
+        return step - (step - self.begin) % self.frequency
 
 
 def _polynomial(step: int, begin: int, end: int, rate: float) -> float:

@@ -223,7 +223,8 @@ def walk(model: keras.Layer, prefix: str = "") -> Iterator[tuple[str, keras.Laye
     yield from visit(model, prefix)
 
 
-def _matches(rule: Skip, path: str, layer: keras.Layer) -> bool:
+def matches(rule: Skip, path: str, layer: keras.Layer) -> bool:
+    """Whether a rule of `skip` is of this layer."""
     if isinstance(rule, str):
         return rule in (layer.name, path) or path.startswith(f"{rule}/")
     if isinstance(rule, re.Pattern):
@@ -233,7 +234,8 @@ def _matches(rule: Skip, path: str, layer: keras.Layer) -> bool:
     return bool(rule(layer))
 
 
-def _check_rules(rules: Sequence[Skip], found: list[tuple[str, keras.Layer]]) -> None:
+def check_rules(rules: Sequence[Skip], found: list[tuple[str, keras.Layer]]) -> None:
+    """Raises for a rule of `skip` of no known kind, or a name that no layer has."""
     names = {layer.name for _, layer in found}
     for path, _ in found:  # "a/b/c": also the nested models "a" and "a/b"
         parts = path.split("/")
@@ -296,13 +298,13 @@ def select(
     single = isinstance(skip, str | re.Pattern | type) or callable(skip)
     rules: list[Skip] = [skip] if single else list(skip)  # type: ignore[arg-type]
     found = list(walk(model))
-    _check_rules(rules, found)
+    check_rules(rules, found)
     kernels: list[Kernel] = []
     passed: list[PassedThrough] = []
     for path, layer in found:
         if not any(is_matrix(v) for v in layer.weights):
             continue
-        if any(_matches(rule, path, layer) for rule in rules):
+        if any(matches(rule, path, layer) for rule in rules):
             passed.append(PassedThrough(path, layer, "skipped by the caller"))
         elif reason := _reason(layer):
             passed.append(PassedThrough(path, layer, reason))

@@ -78,10 +78,16 @@ def _effective_weights(model: keras.Model) -> list[tuple[keras.Variable, Any]]:
     ]
 
 
-def _logits(model: keras.Model) -> list[keras.Variable]:
-    """The logits in the order of their kernels, a shared one once."""
+def _state(model: keras.Model) -> list[keras.Variable]:
+    """What decides the thresholds, in the order of the kernels, a shared one once.
+
+    Each kind in its own order: a SoftThreshold's logit precedes its kernel, a
+    SparseModel's follow all weights.
+    """
     items = [t for t in find_thresholded(model) if isinstance(t, ThresholdedKernel)]
-    return list({id(item.logit): item.logit for item in items}.values())
+    logits = {id(item.logit): item.logit for item in items}
+    others = {id(v): v for v in model.weights if is_threshold_state(v)}
+    return list((logits | others).values())
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
@@ -89,8 +95,8 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
 
     From thresholded to plain the sparse kernels are written; from plain to thresholded
     the raw kernels are set and the logits stay (a checkpoint of a dense model: load it
-    into the plain model, then copy); between two thresholded models everything is
-    copied.
+    into the plain model, then copy); between two thresholded models of one kind
+    everything is copied.
 
     Args:
         source: Model to read.
@@ -100,13 +106,11 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
         ValueError: if numbers or shapes of the weights differ; nothing is written then.
     """
     targets = [v for v in target.weights if not is_threshold_state(v)]
-    logits, target_logits = _logits(source), _logits(target)
-    if logits and target_logits:
-        # Each kind in its own order: a SoftThreshold's logit precedes its kernel, a
-        # SparseModel's follow all weights.
+    state, target_state = _state(source), _state(target)
+    if state and target_state:
         raw = [v for v in source.weights if not is_threshold_state(v)]
-        values = [(v, v) for v in raw + logits]
-        targets += target_logits
+        values = [(v, v) for v in raw + state]
+        targets += target_state
     else:
         values = _effective_weights(source)
     if len(values) != len(targets):

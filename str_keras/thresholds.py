@@ -96,6 +96,9 @@ def hard_threshold(
 ) -> Tensor:
     """Keeps the weights of a magnitude of at least t as they are: `w 1[|w| >= t]`.
 
+    A weight that is 0 counts as pruned, so that its gradient is masked too; a negative
+    threshold keeps all.
+
     Args:
         kernel: Float tensor of any shape.
         threshold: Scalar of the same dtype, in units of `kernel`; no gradient flows
@@ -113,7 +116,8 @@ def hard_threshold(
     """
     if gradient not in GRADIENTS:
         raise ValueError(f"`gradient` is one of {GRADIENTS}. Received: {gradient=}")
-    kept = ops.stop_gradient(ops.abs(kernel) >= threshold)
+    kept = (ops.abs(kernel) >= threshold) & ((kernel != 0) | (threshold < 0))
+    kept = ops.stop_gradient(kept)
     sparse = ops.where(kept, kernel, ops.zeros_like(kernel))
     if gradient == "masked":
         return sparse

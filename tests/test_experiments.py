@@ -322,7 +322,7 @@ def make_run(cell, folder, **options):
 
 @pytest.mark.slow
 def test_a_run_that_has_no_time_goes_on_to_the_same_end(tmp_path):
-    with registered(threshold_decay=0.3) as grid:
+    with registered(decay=0.03) as grid:
         cell = grid.cell("str_global", 0.9, 1)
         expected = make_run(cell, tmp_path / "whole").train("whole")
         answers = iter([True, True, False])

@@ -198,6 +198,7 @@ def test_a_published_budget_is_taken_by_name(config):
             "prune_end",
         ),
         (["--method=rigl"], "uniform_oneshot"),
+        (["--method=str_global", "--granularity=filter"], "granularity"),
     ],
 )
 def test_one_line_for_what_does_not_fit(flags, words, tmp_path, capsys):

@@ -275,6 +275,7 @@ def test_layers_that_cannot_be_wrapped_are_passed_through_with_the_reason():
         def call(self, x):
             return x @ self.matrix
 
+    @keras.saving.register_keras_serializable("test")
     class OwnCell(layers.Layer):
         state_size = 4
 

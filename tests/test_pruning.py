@@ -6,8 +6,9 @@ import pytest
 from keras import ops
 
 import str_keras as stk
+from str_keras.budget import measure_sparsity, num_kept
 from str_keras.model import find_thresholded
-from str_keras.pruning import count_kept, keep_random
+from str_keras.pruning import keep_random
 from str_keras.thresholds import hard_threshold
 
 numpy = ops.convert_to_numpy
@@ -44,7 +45,8 @@ def largest(kernel, rate):
     flat = np.abs(kernel).ravel()
     order = np.argsort(flat)
     kept = kernel.ravel().copy()
-    kept[order[: flat.size - max(round(flat.size * (1 - rate)), 1)]] = 0
+    number = round(flat.size * (1 - rate))
+    kept[order[: flat.size - (max(number, 1) if rate < 1 else 0)]] = 0
     return kept.reshape(kernel.shape)
 
 
@@ -56,12 +58,13 @@ def test_the_largest_weights_are_read(rate):
         raw = numpy(dense.get_layer(name).kernel)
         np.testing.assert_array_equal(numpy(item.sparse()), largest(raw, rate))
         kept = np.abs(raw)[largest(raw, rate) != 0]
-        assert float(numpy(item.threshold())) == kept.min()
+        wanted = 0.0 if rate == 0 else kept.min(initial=np.abs(raw).max())
+        assert float(numpy(item.threshold())) == wanted
     x, _ = images()
     plain = stk.strip(model)
     np.testing.assert_array_equal(numpy(plain(x)), numpy(model(x)))
     counted = stk.summary(model).prunable
-    assert counted.nonzeros == count_kept(216, rate) + count_kept(1440, rate)
+    assert counted.nonzeros == num_kept(216, rate) + num_kept(1440, rate)
     assert stk.summary(plain).prunable.nonzeros == counted.nonzeros
 
 
@@ -187,8 +190,60 @@ def test_ramp_in_fit(cut, tmp_path):
         assert [int(n) for n in numpy(model.kept)] == watch.kept[-1]
         model.fit(x[:16], y[:16], epochs=12 - cut, verbose=0, callbacks=[ramp, watch])
     rates = [ramp.rates_at(step, [0.9])[0] for step in range(12)]
-    assert watch.kept == [[count_kept(216, r), count_kept(1440, r)] for r in rates]
+    assert watch.kept == [[num_kept(216, r), num_kept(1440, r)] for r in rates]
     assert stk.summary(model).prunable.nonzeros == 22 + 144
+
+
+@pytest.mark.parametrize("ramp", [(2, 16, 1), (20, 20, 1), (10, 20, 4), (3, 9, 7)])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_the_ramp_arrives(ramp, steps):
+    """Also at the end of the training, and where several steps are one call."""
+    x, y = images(80)
+    model = stk.prune(make_net(), 0.9)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(stk.optimizers.SGD(0.01), loss, steps_per_execution=steps)
+    callbacks = [stk.PruningRamp(*ramp)]
+    model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=callbacks)
+    assert stk.summary(model).prunable.nonzeros == 22 + 144
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.8])
+def test_zeros_get_no_gradient(rate):
+    """A kernel with more zeros than its rate keeps them; at rate 0 all may move."""
+    dense = make_net()
+    keep_random(dense, {"conv/kernel": 0.75, "head/kernel": 0.75}, seed=0)
+    model = compiled(stk.prune(dense, rate))
+    x, y = images()
+    model.fit(x, y, epochs=2, verbose=0)
+    wanted = max(rate, 0.75)
+    assert stk.summary(model).prunable.nonzeros == round(1656 * (1 - wanted))
+    model.set_rates([0.0, 0.0])
+    model.fit(x, y, epochs=2, verbose=0)
+    assert stk.summary(model).prunable.nonzeros > 1600
+
+
+def test_copies_keep_weights_and_numbers():
+    source, target = stk.prune(make_net(), 0.5), stk.prune(make_net(1), 0.9)
+    stk.copy_weights(source, target)
+    for a, b in zip(source.weights, target.weights, strict=True):
+        np.testing.assert_array_equal(numpy(a), numpy(b))
+    with pytest.raises(ValueError, match="different numbers"):
+        stk.copy_weights(source, stk.sparsify(make_net()))
+
+
+def test_skip_goes_before_the_budget():
+    budget = stk.budget.Budget("mine", {"conv": 0.5, "head": 0.8})
+    model = stk.prune(make_net(), budget, skip="conv")
+    assert [t.kernel.path for t in find_thresholded(model)] == ["head/kernel"]
+
+
+def test_sparsity_is_counted_of_scales_not_offsets():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, use_bias=False)(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    dense = keras.Model(inputs, keras.layers.Conv2D(4, 1)(x))
+    (found,) = measure_sparsity(stk.sparsify_channels(dense))
+    assert (found.params, found.nonzeros) == (8, 8)
 
 
 @pytest.mark.parametrize("arguments", [(-1, 2), (3, 2), (0, 2, 0)])
@@ -209,7 +264,8 @@ def test_static_zeros_stay(tmp_path):
     keep_random(dense, rates, seed=3)
     zeros = [numpy(dense.get_layer(name).kernel) == 0 for name in ("conv", "head")]
     assert [int(z.sum()) for z in zeros] == [108, 1296]
-    # Random, not the smallest: some that are left are below some that would be.
+    raw = numpy(make_net().get_layer("head").kernel)  # random, not the smallest
+    assert np.abs(raw[~zeros[1]]).min() < np.abs(raw[zeros[1]]).max()
     model = compiled(stk.prune(dense, rates), weight_decay=1e-3)
     x, y = images(64)
     model.fit(x, y, batch_size=16, epochs=4, verbose=0)

@@ -24,18 +24,18 @@ def cells(grid):
 
 
 @contextlib.contextmanager
-def registered(**changes):
+def registered(decay=0.013, **changes):
     """The suite "tiny" is there inside the block."""
-    changes = {"epochs": 3, "s_init": -4.0, **changes}
+    changes = {"epochs": 3, **changes}
     grid = suites.Grid("fashion_mnist_5k", "tiny", changes)
-    decays = {"str": {0.9: 0.013}, "str_global": {0.9: 0.013}}
+    thresholds = {0.9: (decay, -4.0)}
     models.ARCHITECTURES["tiny"] = tiny_net
-    suites.DECAYS["tiny"] = decays
+    suites.RECIPES["tiny"] = dict.fromkeys(("str", "str_global"), thresholds)
     suites.SUITES["tiny"] = (grid, cells)
     try:
         yield grid
     finally:
-        del models.ARCHITECTURES["tiny"], suites.DECAYS["tiny"], suites.SUITES["tiny"]
+        del models.ARCHITECTURES["tiny"], suites.RECIPES["tiny"], suites.SUITES["tiny"]
 
 
 if __name__ == "__main__":

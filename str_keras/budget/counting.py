@@ -249,6 +249,7 @@ def measure_sparsity(model: keras.Model) -> list[KernelSparsity]:
             threshold=float(np.mean(ops.convert_to_numpy(item.threshold()))),
         )
         for item in find_thresholded(model)
+        if item.counted
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import layers
@@ -16,7 +16,7 @@ from str_keras.internals import full_precision
 from str_keras.layers import SoftThreshold, ThresholdedKernel, logit_shape
 from str_keras.logits import add_logit, check_s_init
 from str_keras.model import SubstitutedModel, check_built, clone
-from str_keras.selection import Kernel, Skip, _check_rules, _matches, walk
+from str_keras.selection import Kernel, Skip, check_rules, matches, walk
 from str_keras.stripping import strip
 from str_keras.thresholds import THRESHOLD_LOGIT, Tensor, get_g, ops
 
@@ -34,8 +34,7 @@ class ScaledOffset:
 
     kernel: Kernel
     scale: ThresholdedKernel
-    counted = False
-    """Its zeros are gamma's: who counts sparsity leaves them out."""
+    counted: ClassVar[bool] = False  # its zeros are gamma's
 
     def threshold(self) -> Tensor:
         """Gamma's."""
@@ -161,7 +160,7 @@ def _select(
     single = isinstance(skip, str | re.Pattern | type) or callable(skip)
     rules: list[Skip] = [skip] if single else list(skip)  # type: ignore[arg-type]
     found = list(walk(model))
-    _check_rules(rules, found)
+    check_rules(rules, found)
     effective = None if everywhere else _effective(model)
     return {
         id(layer): layer
@@ -170,7 +169,7 @@ def _select(
         and layer.scale
         and layer.trainable
         and (effective is None or path in effective)
-        and not any(_matches(rule, path, layer) for rule in rules)
+        and not any(matches(rule, path, layer) for rule in rules)
     }
 
 
