@@ -78,10 +78,11 @@ class Table:
 
     Args:
         path: The file; it need not exist.
+        lock: Beside which its lock is; beside `path` if None.
     """
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path
+    def __init__(self, path: pathlib.Path, lock: pathlib.Path | None = None):
+        self.path, self.lock = path, lock or path
 
     def read(self) -> dict[str, Row]:
         """Rows by id, as text.
@@ -103,7 +104,7 @@ class Table:
 
     def add(self, row: Row) -> None:
         """Adds a row, in the place of one of the same id; all of it or nothing."""
-        with locked(self.path):
+        with locked(self.lock):
             rows = self.read() | {row["id"]: row}
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")

@@ -6,7 +6,8 @@ skipped, so the same command goes on where it was stopped or killed: inside a ru
 last checkpoint, one a minute; a shorter run starts anew. Several processes may work on
 one suite, each on runs of its own: as many as the CPU has cores, with --threads=1.
 
-KERAS_BACKEND chooses tensorflow, jax or torch; the last two do without TensorFlow.
+KERAS_BACKEND chooses tensorflow, jax or torch; the last two do without TensorFlow, but
+for the ramp of gmp, which is of tensorflow-model-optimization.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
 from str_keras import cli
 
 FLAGS = flags.FLAGS
+DEFAULT_RESULTS = "experiments/results"
 
 
 def define_flags() -> None:
@@ -33,14 +35,14 @@ def define_flags() -> None:
     flags.DEFINE_list("seeds", [], "Runs of these seeds, such as 0,1; all if empty.")
     flags.DEFINE_float("minutes", None, "Stop, with a checkpoint, within this time.")
     flags.DEFINE_string(
-        "results", "experiments/results", "Folder of the tables, budgets and histories."
+        "results", DEFAULT_RESULTS, "Folder of the tables, budgets and histories."
     )
     flags.DEFINE_string("output", "runs/experiments", "Folder for checkpoints.")
     flags.DEFINE_string(
         "data_dir", "", "Folder of fashion_mnist's files, cifar10.npz, or TFDS."
     )
     flags.DEFINE_integer("threads", None, "CPU threads; all cores if not given.", 1)
-    flags.DEFINE_boolean("retry", False, "Run those that failed once more.")
+    flags.DEFINE_boolean("retry", False, "Run those that diverged once more.")
     flags.DEFINE_integer("epochs", None, "Instead of the suite's.", 1)
     flags.DEFINE_integer("limit", None, "So many images only (to try it out).", 1)
     flags.DEFINE_float("checkpoint_seconds", 60.0, "Between two checkpoints.", 0.0)
@@ -106,6 +108,12 @@ def main() -> None:
         raise ValueError(
             "No run of the suite is chosen; --list shows them. "
             f"Received: only={FLAGS.only!r}, seeds={FLAGS.seeds}"
+        )
+    given = FLAGS.epochs is not None or FLAGS.limit is not None
+    if given and FLAGS.results == DEFAULT_RESULTS and not FLAGS.list:
+        raise ValueError(
+            "--epochs and --limit make other runs than the tables are of: name a "
+            f"folder for them with --results. Received: results={FLAGS.results!r}"
         )
     options = runner.Options(
         results=pathlib.Path(FLAGS.results),

@@ -32,7 +32,7 @@ class Options:
         data_dir: Of `arrays.load`; "" for none.
         minutes: Time to stop within; None for no end.
         threads: Threads of this process, for the record; None for all.
-        retry: Whether failed runs are tried again.
+        retry: Whether runs that diverged are tried again.
         checkpoint_seconds: Between two checkpoints of a run.
     """
 
@@ -57,7 +57,8 @@ class Runner:
     def __init__(self, suite: str, cells: Sequence[Cell], options: Options):
         self.suite, self.options = suite, options
         self.cells = {cell.id: cell for cell in cells}
-        self.table = records.Table(options.results / f"{suite}.csv")
+        table = options.results / f"{suite}.csv"
+        self.table = records.Table(table, options.output / table.name)
         self.environment = records.environment(options.threads)
         minutes = options.minutes
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
@@ -66,12 +67,17 @@ class Runner:
         self.tried: set[str] = set()
 
     def is_done(self, cell: Cell, rows: dict[str, Row]) -> bool:
-        """Whether a cell has its row; that of a failed one counts, but for a retry."""
+        """Whether a cell has its row.
+
+        That it diverged is a result, but for a retry; what failed otherwise (a package
+        that is missing, memory) is tried anew by the next call.
+        """
         row = rows.get(cell.id)
         if row is None or row["settings"] != cell.settings:
             return False
-        again = self.options.retry and cell.id not in self.tried
-        return row["status"] == FINISHED or not again
+        if row["status"] == FINISHED or cell.id in self.tried:
+            return True
+        return row["status"].startswith("diverged") and not self.options.retry
 
     def _is_ready(self, cell: Cell, rows: dict[str, Row]) -> bool:
         """Whether the budget that a cell needs is there."""
@@ -143,10 +149,11 @@ class Runner:
             budget = self._budget(self.cells[cell.depends_on])
             config = dataclasses.replace(config, budget=str(budget))
         folder = options.output / cell.id
+        images = self._load(config.dataset, cell.limit)  # without it no cell can run
         try:
             run = training.Run(
                 config,
-                self._load(config.dataset, cell.limit),
+                images,
                 folder,
                 options.checkpoint_seconds,
                 self._may_go_on,

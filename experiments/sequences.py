@@ -27,23 +27,20 @@ class Sequences:
     """Labeled sequences `[n, steps, features]`, float32, normalized by the train part.
 
     Args:
-        title: For figures.
         classes: Number of labels.
         train: Sequences and labels.
         test: The same.
     """
 
-    title: str
     classes: int
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
 
 
-def _normalized(title: str, train: tuple, test: tuple) -> Sequences:
+def _normalized(train: tuple, test: tuple) -> Sequences:
     mean, deviation = train[0].mean((0, 1)), train[0].std((0, 1)) + 1e-3
     scaled = [((x - mean) / deviation).astype("float32") for x in (train[0], test[0])]
     return Sequences(
-        title,
         int(train[1].max()) + 1,
         (scaled[0], train[1].astype("int32")),
         (scaled[1], test[1].astype("int32")),
@@ -60,7 +57,7 @@ def fashion_rows() -> Sequences:
         images, labels = dataset.raw(split, count)
         # Two pixels of padding on every side say nothing.
         parts.append((np.asarray(images)[:, 2:-2, 2:-2, 0] / 255, np.asarray(labels)))
-    return _normalized("Fashion-MNIST by rows, 2,000 test images", *parts)
+    return _normalized(*parts)
 
 
 def watch(path: str) -> Sequences:
@@ -101,4 +98,4 @@ def watch(path: str) -> Sequences:
             windows[test].append(record[start : start + _WINDOW : _EVERY])
             labels[test].append(label)
     parts = [(np.stack(windows[t]), np.array(labels[t])) for t in (False, True)]
-    return _normalized("Smartwatch, 3 unseen people", *parts)
+    return _normalized(*parts)

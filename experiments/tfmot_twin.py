@@ -14,11 +14,11 @@ Until the ramp begins both trainings are one, up to rounding; the first weights 
 are the same. From there on they differ, and only their accuracies can be compared:
 - The gradient of a pruned weight: tfmot overwrites the weight by 0 at every step but
   lets the gradient reach it, so that at the next change of the mask it stands where one
-  step (with its momentum, which goes on) brings it, and may return. Where a whole
-  filter is zero, batch norm multiplies that gradient by 1 / sqrt(epsilon) = 316, and
-  weights return thousands of times too large: narrow nets do not survive it. In Zhu and
-  Gupta 2017, and in ours, pruned weights get no gradient; `--mask_gradients` makes
-  tfmot do so, and is what to compare ours with.
+  step (with its momentum, which goes on) brings it, and may return. Batch norm
+  multiplies the gradient to a filter that is all zero by 1 / sqrt(epsilon), 316: such
+  filters return, with weights that may be a hundred times as large as those kept. In
+  Zhu and Gupta 2017, and in ours, pruned weights get no gradient; `--mask_gradients`
+  makes it so in the twin.
 - The value of a pruned weight: tfmot's starts anew from 0. Ours is kept and decays, and
   returns if the others shrink below it.
 - The mask: tfmot chooses it at the changes of the rate and freezes it with the last

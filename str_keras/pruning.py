@@ -275,6 +275,8 @@ class PruningRamp(keras.callbacks.Callback):
                 f"Received: model={type(self.model).__name__}"
             )
         self._set_at: int | None = None
+        if self.begin < self.end:
+            _polynomial_decay()  # now, and not when the ramp begins
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Finds the step."""
@@ -311,9 +313,7 @@ class PruningRamp(keras.callbacks.Callback):
         return step - (step - self.begin) % self.frequency
 
 
-def _polynomial(step: int, begin: int, end: int, rate: float) -> float:
-    if rate == 1:  # tfmot wants less
-        return 1.0
+def _polynomial_decay() -> Any:
     # Late: it brings tf_keras with it, and no other part needs that.
     try:
         import tensorflow_model_optimization as tfmot
@@ -322,5 +322,11 @@ def _polynomial(step: int, begin: int, end: int, rate: float) -> float:
             "PruningRamp takes its cubic from tensorflow-model-optimization, which "
             f"wants TensorFlow, on every backend: install both. Received: {error}"
         ) from error
-    schedule: Any = tfmot.sparsity.keras.PolynomialDecay
-    return float(schedule(0.0, rate, begin, end, power=3, frequency=1)(step)[1])
+    return tfmot.sparsity.keras.PolynomialDecay
+
+
+def _polynomial(step: int, begin: int, end: int, rate: float) -> float:
+    if rate == 1:  # tfmot wants less
+        return 1.0
+    schedule = _polynomial_decay()(0.0, rate, begin, end, power=3, frequency=1)
+    return float(schedule(step)[1])

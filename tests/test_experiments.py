@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import json
 import os
 import pathlib
 import re
@@ -393,6 +394,20 @@ def test_what_fails_is_a_row_and_the_others_go_on(tmp_path, capsys, monkeypatch)
     assert status == 0 and "[2/2]" in out
     found = {row["status"] for row in rows_of(tmp_path / "results").values()}
     assert found == {"failed: RuntimeError: no memory"}
+    monkeypatch.undo()
+    with registered():  # what was missing may be there now
+        status, out, _ = run_program(run, flags_of(tmp_path, "--only=gmp|str"), capsys)
+    assert status == 0 and "0 of 2 runs are done" in out
+    found = {row["status"] for row in rows_of(tmp_path / "results").values()}
+    assert found == {"finished"}
+
+
+def test_without_its_data_a_suite_ends(tmp_path, capsys):
+    flags = ["--suite=cifar_mobilenet", f"--data_dir={tmp_path / 'none'}"]
+    places = [f"--results={tmp_path / 'results'}", f"--output={tmp_path / 'runs'}"]
+    status, _, err = run_program(run, [*flags, *places], capsys)
+    assert status == 1 and err.startswith("error: ") and len(err.splitlines()) == 1
+    assert not (tmp_path / "results").exists()
 
 
 def test_another_process_has_the_run(tmp_path):
@@ -411,6 +426,7 @@ def test_another_process_has_the_run(tmp_path):
         (["--suite=fashion"], "--suite is one of fashion_mobilenet.*'fashion'"),
         (["--suite=fashion_mobilenet", "--only=nothing"], "No run.*only='nothing'"),
         (["--suite=fashion_mobilenet", "--only=("], "no regular expression"),
+        (["--suite=fashion_mobilenet", "--limit=9"], "name a folder.*--results"),
         (["--suite=fashion_mobilenet", "--seeds=a"], "--seeds are numbers.*'a'"),
         (["--suite=fashion_mobilenet", "--seeds=7"], r"No run.*seeds=\['7'\]"),
     ],
@@ -441,5 +457,8 @@ def test_a_table_keeps_one_row_of_an_id(tmp_path):
 def test_settings_tell_runs_apart():
     cells = suites.create("fashion_mobilenet")
     assert len({cell.settings for cell in cells}) == len(cells)
+    transferred = next(cell for cell in cells if cell.depends_on)
+    source = next(cell for cell in cells if cell.id == transferred.depends_on)
+    assert json.loads(transferred.settings)["budget_of"] == json.loads(source.settings)
     dense = cells[0].config
     assert building.resolve(dense, 32, 39).s_init is None
