@@ -12,7 +12,7 @@ from str_keras import internals
 from str_keras.folding import fold_like, learned_cells
 from str_keras.layers import SoftThreshold, ThresholdedKernel
 from str_keras.model import SubstitutedModel, check_built, clone, find_thresholded
-from str_keras.thresholds import is_threshold_logit, is_threshold_state
+from str_keras.thresholds import KEPT, is_threshold_logit, is_threshold_state
 
 
 def _plain_layer(layer: keras.Layer) -> keras.Layer:
@@ -78,16 +78,20 @@ def _effective_weights(model: keras.Model) -> list[tuple[keras.Variable, Any]]:
     ]
 
 
-def _state(model: keras.Model) -> list[keras.Variable]:
-    """What decides the thresholds, in the order of the kernels, a shared one once.
+def _states(
+    model: keras.Model,
+) -> tuple[list[keras.Variable], list[keras.Variable]]:
+    """What decides the thresholds of kernels, in their order, and what of ranks.
 
     Each kind in its own order: a SoftThreshold's logit precedes its kernel, a
     SparseModel's follow all weights.
     """
     items = [t for t in find_thresholded(model) if isinstance(t, ThresholdedKernel)]
     logits = {id(item.logit): item.logit for item in items}
-    others = {id(v): v for v in model.weights if is_threshold_state(v)}
-    return list((logits | others).values())
+    kept = [v for v in model.weights if v.name == KEPT]
+    known = {*logits, *map(id, kept)}
+    ranks = [v for v in model.weights if is_threshold_state(v) and id(v) not in known]
+    return [*logits.values(), *kept], ranks
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
@@ -106,13 +110,15 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
         ValueError: if numbers or shapes of the weights differ; nothing is written then.
     """
     targets = [v for v in target.weights if not is_threshold_state(v)]
-    state, target_state = _state(source), _state(target)
+    (state, ranks), (target_state, target_ranks) = _states(source), _states(target)
     if state and target_state:
         raw = [v for v in source.weights if not is_threshold_state(v)]
         values = [(v, v) for v in raw + state]
         targets += target_state
     else:
         values = _effective_weights(source)
+    values += [(v, v) for v in ranks]
+    targets += target_ranks
     if len(values) != len(targets):
         raise ValueError(
             "The models have different numbers of weights. Received: "

@@ -22,6 +22,8 @@ if keras.backend.backend() == "tensorflow":
 def seeded():
     """The same initial weights in every run, whatever the order of the tests."""
     keras.utils.set_random_seed(0)
+    # Programs that a test module imports set it; a process of a test is none.
+    os.environ.pop("STR_KERAS_PROGRAM", None)
     yield
     keras.config.set_dtype_policy("float32")
 

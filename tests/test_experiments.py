@@ -25,7 +25,7 @@ GRIDS = [name for name in suites.SUITES if not name.startswith("calibrate")]
 
 def rows_of(folder):
     with (folder / "tiny.csv").open(newline="") as file:
-        return {row["id"].split("tiny-")[1]: row for row in csv.DictReader(file)}
+        return {row["id"].split("tiny_net-")[1]: row for row in csv.DictReader(file)}
 
 
 def flags_of(folder, *more):

@@ -49,9 +49,9 @@ def erk():
 
 @pytest.fixture(scope="module")
 def config():
-    stk.models.ARCHITECTURES["tiny"] = tiny
+    stk.models.ARCHITECTURES["tiny_methods"] = tiny
     yield TrainConfig(
-        architecture="tiny",
+        architecture="tiny_methods",
         epochs=5,
         batch_size=500,
         lr=0.05,
@@ -60,7 +60,7 @@ def config():
         threshold_decay=0.15,
         s_init=-8.0,
     )
-    del stk.models.ARCHITECTURES["tiny"]
+    del stk.models.ARCHITECTURES["tiny_methods"]
 
 
 @pytest.fixture(scope="module")

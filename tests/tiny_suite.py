@@ -27,15 +27,16 @@ def cells(grid):
 def registered(decay=0.013, **changes):
     """The suite "tiny" is there inside the block."""
     changes = {"epochs": 3, **changes}
-    grid = suites.Grid("fashion_mnist_5k", "tiny", changes)
+    grid = suites.Grid("fashion_mnist_5k", "tiny_net", changes)
     thresholds = {0.9: (decay, -4.0)}
-    models.ARCHITECTURES["tiny"] = tiny_net
-    suites.RECIPES["tiny"] = dict.fromkeys(("str", "str_global"), thresholds)
+    models.ARCHITECTURES["tiny_net"] = tiny_net
+    suites.RECIPES["tiny_net"] = dict.fromkeys(("str", "str_global"), thresholds)
     suites.SUITES["tiny"] = (grid, cells)
     try:
         yield grid
     finally:
-        del models.ARCHITECTURES["tiny"], suites.RECIPES["tiny"], suites.SUITES["tiny"]
+        del models.ARCHITECTURES["tiny_net"], suites.RECIPES["tiny_net"]
+        del suites.SUITES["tiny"]
 
 
 if __name__ == "__main__":
