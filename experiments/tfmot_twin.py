@@ -1,7 +1,6 @@
 """Prunes with tensorflow-model-optimization: an outside check of our magnitude pruning.
 
-    python -m experiments.tfmot_twin --config=quickstart --sparsity=0.9 --seed=0 \
-        --output=result.json
+    python -m experiments.tfmot_twin --config=quickstart --sparsity=0.9 --output=r.json
 
 A program of its own, as tfmot turns `tf.keras` into tf_keras for the whole process;
 `train_with_tfmot` starts it. It trains a tf_keras twin of the net (`tfmot_nets`) under
@@ -142,8 +141,10 @@ def _start(command: list[str], threads: int | None) -> None:
         command, capture_output=True, text=True, env=environment, cwd=_CHECKOUT
     )
     if done.returncode:
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise RuntimeError(f"Training with tfmot failed: {last}")
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        # TensorFlow may log after our own line, which ends a failure that has one.
+        own = [line for line in lines if line.startswith("error: ")]
+        raise RuntimeError(f"Training with tfmot failed: {(own or lines)[-1]}")
 
 
 def to_outcome(

@@ -198,6 +198,8 @@ def test_ramp_in_fit(cut, tmp_path):
 @pytest.mark.parametrize("steps", [1, 5])
 def test_the_ramp_arrives(ramp, steps):
     """Also at the end of the training, and where several steps are one call."""
+    if steps > 1 and keras.backend.backend() == "torch":
+        pytest.skip("Keras' torch trainer takes one step a call")
     x, y = images(80)
     model = stk.prune(make_net(), 0.9)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
