@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from experiments import arrays, records, training
+from experiments import arrays, records, tfmot_twin, training
 from experiments.records import FINISHED, Row
 from experiments.suites import Cell
 from str_keras import cli
@@ -62,7 +62,7 @@ class Runner:
         self.environment = records.environment(options.threads)
         minutes = options.minutes
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
-        self.first_epoch = 0.0
+        self.first_epoch = self.whole_run = 0.0
         self.images: dict[tuple[str, int | None], arrays.ImageArrays] = {}
         self.tried: set[str] = set()
 
@@ -150,15 +150,19 @@ class Runner:
             config = dataclasses.replace(config, budget=str(budget))
         folder = options.output / cell.id
         images = self._load(config.dataset, cell.limit)  # without it no cell can run
+        versions: dict[str, str] = {}
         try:
-            run = training.Run(
-                config,
-                images,
-                folder,
-                options.checkpoint_seconds,
-                self._may_go_on,
-            )
-            outcome = run.train(cell.id)
+            if cell.by:
+                outcome, versions = self._run_tfmot(cell)
+            else:
+                run = training.Run(
+                    config,
+                    images,
+                    folder,
+                    options.checkpoint_seconds,
+                    self._may_go_on,
+                )
+                outcome = run.train(cell.id)
         except training.OutOfTime:
             raise
         except training.Diverged as error:
@@ -168,8 +172,21 @@ class Runner:
             self._add(cell, {"status": f"failed: {reason}"})
         else:
             self.first_epoch = max(self.first_epoch, outcome.slowest_epoch)
-            self._write(cell, outcome)
+            self.whole_run = max(self.whole_run, outcome.seconds)
+            self._write(cell, outcome, versions)
         shutil.rmtree(folder, ignore_errors=True)
+
+    def _run_tfmot(self, cell: Cell) -> tuple[training.Outcome, dict[str, str]]:
+        """Trains in a process that cannot be stopped half-way; what, and with what."""
+        if not self._may_go_on(self.whole_run):
+            raise training.OutOfTime(f"{cell.id} would take too long")
+        row, weights = tfmot_twin.train_with_tfmot(
+            cell.config,
+            data_dir=self.options.data_dir,
+            limit=cell.limit,
+            threads=self.options.threads,
+        )
+        return tfmot_twin.to_outcome(cell.config, row, weights), row["versions"]
 
     def _load(self, name: str, limit: int | None) -> arrays.ImageArrays:
         key = name, limit
@@ -178,7 +195,9 @@ class Runner:
             self.images[key] = images if limit is None else images.limit(limit)
         return self.images[key]
 
-    def _write(self, cell: Cell, outcome: training.Outcome) -> None:
+    def _write(
+        self, cell: Cell, outcome: training.Outcome, versions: dict[str, str]
+    ) -> None:
         """Budget and history first: whoever sees the row finds them."""
         outcome.summary.to_csv(self._budget(cell))
         if cell.config.method in LEARNED and cell.config.seed == 0:
@@ -196,6 +215,9 @@ class Runner:
             "images_per_second": outcome.images_per_second,
             "status": FINISHED,
         }
+        if versions:  # of another program, which has its own backend
+            said = " ".join(f"{name} {number}" for name, number in versions.items())
+            measured |= {"backend": "tensorflow", "versions": said}
         self._add(cell, measured)
 
     def _add(self, cell: Cell, measured: Row) -> None:
@@ -206,7 +228,7 @@ class Runner:
             "dataset": config.dataset,
             "architecture": config.architecture,
             "alpha": config.alpha,
-            "method": config.method,
+            "method": cell.method,
             "level": cell.level,
             "seed": config.seed,
             "epochs": config.epochs,

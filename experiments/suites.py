@@ -2,7 +2,7 @@
 
 A suite is a complete grid: methods x levels of sparsity x seeds on one data set and
 net. Its cells stand in order of worth, so that a suite that is stopped early has whole
-comparisons: three seeds of dense, then STR, GMP and DNW level by level, then the rest.
+comparisons: three seeds of dense, then all methods level by level.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"
 LEVELS = (0.90, 0.98, 0.95, 0.99, 0.80)
 SEEDS = (0, 1, 2)
-FIRST = ("str", "gmp", "dnw")
-REST = ("uniform_oneshot", "budget_gmp", "budget_dnw", "str_global", "erk_rigl_static")
+COMPARED = (
+    *("str", "gmp", "dnw", "uniform_oneshot", "budget_gmp", "budget_dnw", "str_global"),
+)
+TFMOT = "tfmot"
+"""`gmp` as tensorflow-model-optimization trains it, at one level: an outside check."""
 
 _LAYERS = {
     0.80: (0.0088, -8.0),
@@ -64,6 +67,7 @@ class Cell:
         depends_on: Id of the cell whose budget it takes, or "".
         source: Settings of that cell: another budget makes it another run.
         limit: Images of each split that are used; None for all.
+        by: `TFMOT` if that trains it, instead of us; else "".
     """
 
     id: str
@@ -72,6 +76,12 @@ class Cell:
     depends_on: str = ""
     source: str = ""
     limit: int | None = None
+    by: str = ""
+
+    @property
+    def method(self) -> str:
+        """Its name in tables: a method of str_keras, or `TFMOT`."""
+        return self.by or self.config.method
 
     @property
     def settings(self) -> str:
@@ -82,6 +92,8 @@ class Cell:
             values["budget_of"] = json.loads(self.source)
         if self.limit is not None:
             values["limit"] = self.limit
+        if self.by:
+            values["by"] = self.by
         return json.dumps(values, sort_keys=True)
 
 
@@ -189,14 +201,23 @@ class Grid:
         name = self.name(method, level, seed)
         return Cell(name, self.recipe(**values), level, depends_on, source)
 
+    def tfmot_cell(self, level: float, seed: int) -> Cell:
+        """The run of `gmp` that tfmot trains."""
+        cell = self.cell("gmp", level, seed)
+        name = self.name(TFMOT, level, seed)
+        return dataclasses.replace(cell, id=name, by=TFMOT)
+
     def cells(self) -> list[Cell]:
         """The grid, in order of worth."""
+        order: list[tuple[str, float | None, int]]
         order = [("dense", None, seed) for seed in SEEDS]
-        for level in LEVELS:
-            order += [(method, level, seed) for seed in SEEDS for method in FIRST]
-        for method in REST:
-            order += [(method, level, seed) for level in LEVELS for seed in SEEDS]
-        return [self.cell(*key) for key in order]
+        order += [
+            (m, level, seed) for level in LEVELS for m in COMPARED for seed in SEEDS
+        ]
+        cells = [self.cell(*key) for key in order]
+        cells += [self.tfmot_cell(LEVELS[0], seed) for seed in SEEDS]
+        last = [("erk_rigl_static", level, seed) for level in LEVELS for seed in SEEDS]
+        return cells + [self.cell(*key) for key in last]
 
     def calibration(self) -> list[Cell]:
         """STR at many decays, with one seed."""
@@ -218,7 +239,10 @@ TRIED: dict[str, dict[str, Sequence[tuple[float, float]]]] = {
             *((0.0175, -12.0), (0.019, -12.0), (0.019, -20.0), (0.0215, -20.0)),
             *((0.021, -30.0), (0.0235, -30.0)),
         ),
-        "str_global": ((0.018, -8.0), (0.022, -8.0), (0.026, -8.0), (0.03, -12.0)),
+        "str_global": (
+            *((0.018, -8.0), (0.022, -8.0), (0.035, -8.0), (0.05, -8.0)),
+            *((0.07, -12.0), (0.1, -12.0)),
+        ),
     },
     "resnet10": {
         "str": ((0.012, -8.0), (0.0175, -12.0)),

@@ -47,19 +47,31 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_revision() -> str | None:
-    """Commit of the checkout that the package lies in, "-dirty" if changed; or None."""
+def git_revision(ignore: Sequence[str] = ()) -> str | None:
+    """Commit of the checkout that the package lies in, "-dirty" if changed; or None.
+
+    Args:
+        ignore: Paths, from the checkout's root, whose changes do not count.
+    """
+    paths = [":/", *(f":(exclude,top){path}" for path in ignore)]
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            cwd=pathlib.Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", *paths)
     except (OSError, subprocess.SubprocessError):
         return None
+    return commit + "-dirty" * bool(changed)
+
+
+def _git(*arguments: str) -> str:
+    """What a git command prints of the checkout."""
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=pathlib.Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
     return done.stdout.strip()
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import pytest
 from programs import run as run_program
 from tiny_suite import registered
 
-from experiments import arrays, records, run, runner, suites, training
+from experiments import arrays, records, run, runner, suites, tfmot_twin, training
 from str_keras import budget, building, config, data
 from str_keras.data import augment, fashion_mnist, loading, order
 
@@ -201,14 +202,10 @@ def test_lambda_of_the_papers_recipe():
 def test_suites_are_complete_grids_in_order(name):
     cells = suites.create(name)
     ids = [cell.id for cell in cells]
-    assert len(ids) == len(set(ids)) == 3 + 8 * 5 * 3
-    assert {cell.config.method for cell in cells} == set(config.METHODS)
-    assert [cell.config.method for cell in cells[:6]] == [
-        *["dense"] * 3,
-        "str",
-        "gmp",
-        "dnw",
-    ]
+    assert len(ids) == len(set(ids)) == 3 + 8 * 5 * 3 + 3
+    assert {cell.method for cell in cells} == {*config.METHODS, "tfmot"}
+    assert [cell.method for cell in cells[:9:3]] == ["dense", "str", "gmp"]
+    assert {cell.level for cell in cells[3:24]} == {0.9}
     for cell in cells:
         if cell.depends_on:
             assert ids.index(cell.depends_on) < ids.index(cell.id)
@@ -400,6 +397,37 @@ def test_what_fails_is_a_row_and_the_others_go_on(tmp_path, capsys, monkeypatch)
     assert status == 0 and "0 of 2 runs are done" in out
     found = {row["status"] for row in rows_of(tmp_path / "results").values()}
     assert found == {"finished"}
+
+
+def test_what_tfmot_trained_is_a_row_of_its_own(tmp_path, capsys, monkeypatch):
+    """How it trains is of test_tfmot_twin; here what becomes of it."""
+    kernel, head = np.zeros((4, 4, 1, 8)), np.ones((8, 10))
+    kernel[0, 0] = 1
+    weights = [kernel, *([np.ones(8)] * 2), *([np.zeros(8)] * 2), head]
+    given = []
+
+    def train(config, **options):
+        given.append((config.method, config.sparsity, options))
+        times = {"seconds": [2.0, 1.0], "images_per_second": 384.0}
+        return {"accuracy": 0.5, **times, "versions": {"tf_keras": "2.0"}}, weights
+
+    monkeypatch.setattr(tfmot_twin, "train_with_tfmot", train)
+    with registered() as grid:
+        cell = dataclasses.replace(grid.tfmot_cell(0.9, 2), limit=384)
+        options = runner.Options(tmp_path, tmp_path / "runs", threads=1)
+        runner.Runner("tiny", [cell], options).run([cell])
+        again = runner.Runner("tiny", [cell], options)
+        assert again.is_done(cell, again.table.read())
+        late = dataclasses.replace(options, results=tmp_path / "late", minutes=0.01)
+        late = runner.Runner("tiny", [cell], late)
+        late.whole_run = 3.0
+        late.run([cell])
+    assert "would take too long; 1 runs are left" in capsys.readouterr().out
+    assert given == [("gmp", 0.9, {"data_dir": "", "limit": 384, "threads": 1})]
+    (row,) = rows_of(tmp_path).values()
+    assert (row["method"], row["seed"], row["level"]) == ("tfmot", "2", "0.9")
+    assert (row["nonzeros"], row["accuracy"]) == ("88", "0.5000")
+    assert row["seconds"] == "3.0" and row["versions"] == "tf_keras 2.0"
 
 
 def test_without_its_data_a_suite_ends(tmp_path, capsys):

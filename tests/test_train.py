@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import signal
+import subprocess
 
 import keras
 import numpy as np
@@ -10,7 +12,7 @@ import programs
 import pytest
 
 import str_keras as stk
-from str_keras import checkpoint, monitoring, train, training
+from str_keras import checkpoint, monitoring, run_directory, train, training
 from str_keras.config import TrainConfig, from_dict
 from str_keras.files import written_aside
 from str_keras.run_directory import best_epoch
@@ -456,3 +458,26 @@ def test_a_file_written_aside_is_whole_or_absent(tmp_path):
         aside.write_text("whole")
         assert not path.exists()
     assert path.read_text() == "whole"
+
+
+def test_revision_says_what_was_changed(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True)
+
+    (tmp_path / "results").mkdir()
+    for name in ("code.py", "results/table.csv"):
+        (tmp_path / name).write_text("1")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message=a")
+    monkeypatch.setattr(run_directory, "__file__", str(tmp_path / "code.py"))
+    commit = run_directory.git_revision()
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    (tmp_path / "results" / "table.csv").write_text("2")
+    assert run_directory.git_revision() == f"{commit}-dirty"
+    assert run_directory.git_revision(ignore=["results"]) == commit
+    (tmp_path / "code.py").write_text("2")
+    assert run_directory.git_revision(ignore=["results"]) == f"{commit}-dirty"
+    monkeypatch.setattr(run_directory, "__file__", str(tmp_path / "none" / "code.py"))
+    assert run_directory.git_revision() is None
