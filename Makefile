@@ -1,4 +1,4 @@
-# make quickstart | test | lint | types | clean: each sets up the environment it needs.
+# make quickstart | test | test-long | lint | types | clean: each sets up the environment it needs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,12 +13,13 @@ TORCH := $(TORCH_VENV)/.use-$(LOCK)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint requirements.lock
 
-.PHONY: help quickstart test test-fast lint types lock clean
+.PHONY: help quickstart test test-long test-fast lint types lock clean
 
 help:
 	@echo "make quickstart  train dense and sparse twins on real images, report, export,"
 	@echo "                 verify; ends in a table (minutes on two CPU cores)"
-	@echo "make test        the whole test suite"
+	@echo "make test        the test suite"
+	@echo "make test-long   what takes minutes: the core on JAX and PyTorch, tfmot's twin"
 	@echo "make test-fast   without the tests that train or start processes"
 	@echo "make lint types  ruff; pyright"
 	@echo "make lock        write requirements.lock anew from setup.cfg"
@@ -51,10 +52,13 @@ quickstart: $(USE)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(DEVELOP) $(TORCH)
-	$(PYTEST)
+	$(PYTEST) -m "not long"
+
+test-long: $(DEVELOP)
+	$(PYTEST) --dist load -m long
 
 test-fast: $(DEVELOP) $(TORCH)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not long"
 
 lint: $(DEVELOP)
 	$(BIN)/ruff check .

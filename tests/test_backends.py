@@ -8,9 +8,11 @@ import sys
 import keras
 import pytest
 
-FILES = [
-    *("thresholds", "layers", "model", "pruning", "budget", "optimizers", "schedules"),
-]
+PARTS = {
+    "core": ("thresholds", "layers", "model", "budget", "optimizers", "schedules"),
+    "pruning": ("pruning", "channels"),
+    "recurrent": ("recurrent",),
+}
 # One case of each kind of thing: on JAX every shape is compiled anew.
 LESS = (
     "not applications and not weight- and not filter- and not no_str_keras"
@@ -18,17 +20,18 @@ LESS = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="this is the run on the others"
 )
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_core(backend):
+def test_core(backend, part):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"),
             *("-k", LESS),
-            *(f"tests/test_{name}.py" for name in FILES),
+            *(f"tests/test_{name}.py" for name in PARTS[part]),
         ],
         cwd=pathlib.Path(__file__).parents[1],
         env={**os.environ, "KERAS_BACKEND": backend},
