@@ -28,7 +28,7 @@ class Result:
 
     Args:
         id: Its name, and that of its files.
-        method: One of `str_keras.config.METHODS`, or "tfmot".
+        method: One of `str_keras.config.METHODS`, or a variant as "tfmot".
         level: Sparsity aimed at, in [0, 1]; 0 for a dense net, the measured one where
             none was aimed at (a calibration).
         seed: Of the run.
@@ -207,6 +207,7 @@ def claims(results: Sequence[Result]) -> list[Claim]:
     """
     against = (
         ("STR - GMP", "str", "gmp"),
+        ("STR - GMP, depthwise dense", "str", "gmp_depthwise_dense"),
         ("STR - DNW", "str", "dnw"),
         ("STR - uniform, one shot", "str", "uniform_oneshot"),
         ("GMP at STR's budget - GMP", "budget_gmp", "gmp"),

@@ -38,6 +38,7 @@ PANELS = (
             "str",
             "str_global",
             "gmp",
+            "gmp_depthwise_dense",
             "tfmot",
             "dnw",
             "uniform_oneshot",

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from experiments import arrays, records, tfmot_twin, training
 from experiments.records import FINISHED, Row
-from experiments.suites import Cell
+from experiments.suites import TFMOT, Cell
 from str_keras import cli
 from str_keras.config import LEARNED
 
@@ -152,7 +152,7 @@ class Runner:
         images = self._load(config.dataset, cell.limit)  # without it no cell can run
         versions: dict[str, str] = {}
         try:
-            if cell.by:
+            if cell.variant == TFMOT:
                 outcome, versions = self._run_tfmot(cell)
             else:
                 run = training.Run(

@@ -11,11 +11,13 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.arrays import SOURCES
+from experiments.arrays import NUM_CLASSES, SIDE, SOURCES
 from str_keras import building, config
+from str_keras.budget import summary
 from str_keras.config import AT_BUDGET, LEARNED, TrainConfig
 from str_keras.forecasting import learning_rates
 
@@ -28,13 +30,20 @@ COMPARED = (
 )
 TFMOT = "tfmot"
 """`gmp` as tensorflow-model-optimization trains it, at one level: an outside check."""
+SPARED = "gmp_depthwise_dense"
+"""`gmp` as for MobileNets in Zhu and Gupta 2017: the first and the depthwise kernels
+stay dense, the others make up for it. Uniform rates may leave no path through a net
+whose depthwise kernels have 9 weights a channel."""
+SPARED_LEVELS = (0.90, 0.80)
+"""From 95 % on, those kernels of the narrow net alone are more than may be left."""
+_SPARED_PATHS = "^conv1|depthwise"
 
 _LAYERS = {
     0.80: (0.0088, -8.0),
     0.90: (0.0113, -8.0),
     0.95: (0.0141, -8.0),
-    0.98: (0.018, -12.0),
-    0.99: (0.019, -12.0),
+    0.98: (0.0204, -20.0),
+    0.99: (0.021, -20.0),
 }
 _NETWORK = {
     0.80: (0.0375, -8.0),
@@ -67,7 +76,7 @@ class Cell:
         depends_on: Id of the cell whose budget it takes, or "".
         source: Settings of that cell: another budget makes it another run.
         limit: Images of each split that are used; None for all.
-        by: `TFMOT` if that trains it, instead of us; else "".
+        variant: `TFMOT` or `SPARED`, as its rows are called; else "".
     """
 
     id: str
@@ -76,12 +85,12 @@ class Cell:
     depends_on: str = ""
     source: str = ""
     limit: int | None = None
-    by: str = ""
+    variant: str = ""
 
     @property
     def method(self) -> str:
-        """Its name in tables: a method of str_keras, or `TFMOT`."""
-        return self.by or self.config.method
+        """Its name in tables: a method of str_keras, or a variant of one."""
+        return self.variant or self.config.method
 
     @property
     def settings(self) -> str:
@@ -92,8 +101,8 @@ class Cell:
             values["budget_of"] = json.loads(self.source)
         if self.limit is not None:
             values["limit"] = self.limit
-        if self.by:
-            values["by"] = self.by
+        if self.variant == TFMOT:
+            values["by"] = TFMOT
         return json.dumps(values, sort_keys=True)
 
 
@@ -205,7 +214,27 @@ class Grid:
         """The run of `gmp` that tfmot trains."""
         cell = self.cell("gmp", level, seed)
         name = self.name(TFMOT, level, seed)
-        return dataclasses.replace(cell, id=name, by=TFMOT)
+        return dataclasses.replace(cell, id=name, variant=TFMOT)
+
+    def spared_cell(self, level: float, seed: int) -> Cell:
+        """The run of `gmp` that spares depthwise kernels, at the same sparsity."""
+        cell = self.cell("gmp", level, seed)
+        rate = float(f"{level / self.prunable_share:.6g}")
+        recipe = dataclasses.replace(
+            cell.config, sparsity=rate, skip=(f"re:{_SPARED_PATHS}",)
+        )
+        name = self.name(SPARED, level, seed)
+        return dataclasses.replace(cell, id=name, config=recipe, variant=SPARED)
+
+    @functools.cached_property
+    def prunable_share(self) -> float:
+        """Share of the weights that is not in the first or in depthwise kernels."""
+        recipe = self.recipe(method="dense")
+        recipe = building.resolve(recipe, SIDE, _steps(recipe))
+        shape = SIDE, SIDE, len(SOURCES[self.dataset].mean)
+        counted = summary(building.create_dense(recipe, shape, NUM_CLASSES))
+        spared = sum(r.params for r in counted.rows if re.search(_SPARED_PATHS, r.path))
+        return 1 - spared / counted.kernels.params
 
     def cells(self) -> list[Cell]:
         """The grid, in order of worth."""
@@ -216,6 +245,10 @@ class Grid:
         ]
         cells = [self.cell(*key) for key in order]
         cells += [self.tfmot_cell(LEVELS[0], seed) for seed in SEEDS]
+        if self.architecture == "mobilenetv1":
+            cells += [
+                self.spared_cell(x, seed) for x in SPARED_LEVELS for seed in SEEDS
+            ]
         last = [("erk_rigl_static", level, seed) for level in LEVELS for seed in SEEDS]
         return cells + [self.cell(*key) for key in last]
 

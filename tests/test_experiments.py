@@ -202,14 +202,32 @@ def test_lambda_of_the_papers_recipe():
 def test_suites_are_complete_grids_in_order(name):
     cells = suites.create(name)
     ids = [cell.id for cell in cells]
-    assert len(ids) == len(set(ids)) == 3 + 8 * 5 * 3 + 3
-    assert {cell.method for cell in cells} == {*config.METHODS, "tfmot"}
+    spared = 6 * ("mobilenet" in name)
+    assert len(ids) == len(set(ids)) == 3 + 8 * 5 * 3 + 3 + spared
+    variants = {cell.variant for cell in cells} - {""}
+    assert variants == {"tfmot", *["gmp_depthwise_dense"] * bool(spared)}
+    assert {cell.method for cell in cells} == {*config.METHODS} | variants
     assert [cell.method for cell in cells[:9:3]] == ["dense", "str", "gmp"]
     assert {cell.level for cell in cells[3:24]} == {0.9}
     for cell in cells:
         if cell.depends_on:
             assert ids.index(cell.depends_on) < ids.index(cell.id)
             assert f"-{100 * cell.level:g}-seed{cell.config.seed}" in cell.depends_on
+
+
+@pytest.mark.parametrize("name", ["fashion_mobilenet", "cifar_mobilenet"])
+def test_what_spares_depthwise_kernels_has_the_sparsity_all_the_same(name):
+    for cell in suites.create(name):
+        if cell.variant == "gmp_depthwise_dense" and cell.config.seed == 0:
+            recipe = dataclasses.replace(cell.config, stem="small")
+            channels = len(arrays.SOURCES[recipe.dataset].mean)
+            model = building.create(recipe, (32, 32, channels), 10, 39)
+            model.set_rates(model.rates)
+            found = budget.summary(model)
+            assert found.kernels.sparsity == pytest.approx(cell.level, abs=1e-4)
+            dense = {row.path.split("/")[0] for row in found.rows if not row.sparsity}
+            assert {"conv1", "block1_depthwise", "block13_depthwise"} <= dense
+            assert not any("pointwise" in path for path in dense)
 
 
 def test_every_suite_has_the_same_lambda():

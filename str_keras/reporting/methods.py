@@ -38,6 +38,13 @@ METHODS = {
         "--",
     ),
     "gmp": Method("GMP", "GMP (gradual magnitude pruning)", "#D55E00", "s"),
+    "gmp_depthwise_dense": Method(
+        "GMP, depthwise dense",
+        "GMP with dense first and depthwise kernels",
+        "#B8860B",
+        "p",
+        "--",
+    ),
     "tfmot": Method(
         "GMP of tfmot",
         "GMP by tensorflow-model-optimization",
