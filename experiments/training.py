@@ -117,7 +117,9 @@ class Run:
         keras.utils.clear_session(free_memory=True)
         keras.utils.set_random_seed(self.config.seed)
         wanted = self.folder / "config.json"
-        text = json.dumps(self.config.to_dict())
+        # Of another backend a row would tell half the truth.
+        here = {"backend": keras.backend.backend()}
+        text = json.dumps(self.config.to_dict() | here)
         if self.last.is_file() and wanted.read_text(encoding="utf-8") == text:
             model, progress = checkpoint.load(self.last)
             return model, _Log.read(self.log_file, progress.epoch)

@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import tomllib
+from collections.abc import Iterable
 from typing import Any
 
 from str_keras.distribution import STRATEGIES
@@ -26,6 +27,13 @@ METHODS = {
 }
 LEARNED = ("str", "str_global")
 AT_BUDGET = ("budget_gmp", "budget_dnw")
+TIMED = ("gmp", "budget_gmp", "uniform_oneshot")
+"""Methods that prune between `prune_begin` and `prune_end`."""
+ONLY_FOR = {
+    **dict.fromkeys(("s_init", "g", "granularity", "threshold_decay"), LEARNED),
+    **dict.fromkeys(("prune_begin", "prune_end"), TIMED),
+}
+"""Fields that other methods do not read, by name."""
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 
@@ -208,6 +216,27 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON takes them."""
         return {**dataclasses.asdict(self), "skip": list(self.skip)}
+
+
+def check_used(method: str, names: Iterable[str]) -> None:
+    """Checks that settings given for one run have an effect on it.
+
+    A recipe may hold those of other methods, so that one file serves them all.
+
+    Args:
+        method: Of the run.
+        names: Fields that were given for this run.
+
+    Raises:
+        ValueError: if the method does not read one of them.
+    """
+    for name in names:
+        methods = ONLY_FOR.get(name, (method,))
+        if method not in methods:
+            raise ValueError(
+                f"--{name} has no effect with --method={method}, only with "
+                f"{', '.join(methods)}: leave it out. Received: --{name}"
+            )
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}

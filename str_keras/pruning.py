@@ -195,7 +195,10 @@ def prune(
     passed += [(path.rpartition("/")[0], "no rate is given") for path in dense]
     pruned = [path for path in kernels if path in rates]
     if not pruned:
-        raise ValueError(f"There is nothing to prune. Received: {rates=}")
+        raise ValueError(
+            "There is nothing to prune: all rates are 0, or of kernels that `skip` "
+            f"names. Received: {rates=}"
+        )
     return PrunedModel(copy, pruned, [rates[path] for path in pruned], gradient, passed)
 
 

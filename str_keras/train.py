@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from str_keras import cli
-from str_keras.config import FIELDS, find, from_dict, read
+from str_keras.config import FIELDS, check_used, find, from_dict, read
 
 FLAGS = flags.FLAGS
 
@@ -66,6 +66,7 @@ def main() -> None:
     else:
         base = read(find(FLAGS.config)) if FLAGS.config else {}
     config = from_dict({**base, **given}, FLAGS.config or "the command line")
+    check_used(config.method, given)
 
     from str_keras.training import Interrupted, train_and_evaluate
 

@@ -41,3 +41,37 @@ def test_core(backend, part):
     )
     assert done.returncode == 0, done.stdout[-5000:]
     print(done.stdout.splitlines()[-1])
+
+
+SHRINK = """
+import keras
+import numpy as np
+import str_keras as stk
+
+image = keras.Input((4, 4, 2))
+x = keras.layers.Conv2D(3, 1, use_bias=False)(image)
+x = keras.layers.BatchNormalization()(x)
+model = keras.Model(image, keras.layers.Conv2D(2, 1)(keras.layers.ReLU()(x)))
+kernel = np.ones((1, 1, 2, 3))
+kernel[..., 1] = 0
+model.layers[1].kernel.assign(kernel)
+model.layers[2].beta.assign(np.ones(3))  # the dead channel's constant is not 0
+images = np.random.default_rng(0).normal(size=(2, 4, 4, 2)).astype("float32")
+small = stk.shrink(model)
+assert small.layers[1].filters == 2
+found, expected = (keras.ops.convert_to_numpy(m(images)) for m in (small, model))
+np.testing.assert_allclose(found, expected, atol=1e-5)
+"""
+
+
+@pytest.mark.slow
+def test_shrink_is_quiet_where_jax_has_no_float64():
+    """JAX as users have it; the tests above enable float64 for their references."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", SHRINK],
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

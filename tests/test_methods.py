@@ -185,6 +185,11 @@ def test_a_published_budget_is_taken_by_name(config):
     ("flags", "words"),
     [
         (["--method=gmp"], "wants --sparsity"),
+        (
+            ["--method=dense", "--s_init=-5"],
+            "--s_init has no effect with --method=dens",
+        ),
+        (["--method=str", "--prune_end=0.5"], "only with gmp, budget_gmp, uniform_one"),
         (["--method=str", "--sparsity=0.9"], "--threshold_decay"),
         (["--method=dense", "--sparsity=0.9"], "a dense net has none"),
         (["--method=gmp", "--sparsity=90"], "sparsity"),

@@ -623,7 +623,7 @@ def test_missing_file_and_missing_torch(tmp_path, monkeypatch):
         ({"output": "a.h5"}, r"ends in \.keras"),
         ({"to_torch": "in.pth"}, "one file"),
         ({"output": "there.keras"}, "--overwrite"),
-        ({"to_torch": "."}, "the target exists"),
+        ({"to_torch": ".", "overwrite": True}, "cannot replace a directory"),
         ({"input": "x.keras", "output": "a.keras", "stem": "small"}, "checkpoints of"),
         ({"input": "no.keras", "output": "a.keras"}, "no such model"),
         ({"output": "a.keras", "architecture": "vgg"}, "architecture='vgg'"),

@@ -232,11 +232,12 @@ def test_a_run_killed_between_table_and_checkpoint_resumes(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", [{}, {"method": "gmp", "sparsity": 0.7}])
 def test_two_devices_with_synchronized_batch_norm_equal_one(
-    config, tmp_path, monkeypatch, mirrored
+    config, tmp_path, monkeypatch, mirrored, method
 ):
     """Also the checkpoint that two devices write and go on from."""
-    config = with_(config, synchronized_batch_norm=True, epochs=2)
+    config = with_(config, synchronized_batch_norm=True, epochs=2, **method)
     one = training.train_and_evaluate(config, tmp_path / "one")
     # The session's strategy: a second MirroredStrategy breaks collectives.
     monkeypatch.setattr(training, "create_strategy", lambda name: mirrored)

@@ -50,10 +50,19 @@ def _values(variable: Any) -> Array:
     return np.asarray(ops.convert_to_numpy(variable), np.float64)
 
 
+def _widest_float() -> str:
+    """float64; float32 on JAX where that is not enabled, with a warning otherwise."""
+    if keras.backend.backend() != "jax":
+        return "float64"
+    import jax
+
+    return "float64" if jax.config.read("jax_enable_x64") else "float32"
+
+
 def apply_elementwise(function: Callable, values: Array) -> Array:
     """`function` of constants; NaN, which stands for "not constant", stays NaN."""
     known = np.isfinite(values)
-    tensor = ops.convert_to_tensor(np.where(known, values, 0.0)[None], "float64")
+    tensor = ops.convert_to_tensor(np.where(known, values, 0.0)[None], _widest_float())
     return np.where(known, ops.convert_to_numpy(function(tensor))[0], np.nan)
 
 

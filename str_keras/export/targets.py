@@ -13,55 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from str_keras.files import write_text
-
-
-def claim_file(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Checks, before minutes of work, that a file can be written; makes its directory.
-
-    Raises:
-        OSError: if it exists and `overwrite` is False, is a directory, or its directory
-            cannot be made or written to.
-    """
-    target = _claim(path, overwrite)
-    if target.is_dir():
-        raise IsADirectoryError(
-            f"a file cannot replace a directory. Received: path={str(target)!r}"
-        )
-    return target
+from str_keras.files import claim_target, write_text
 
 
 def claim_saved_model(path: str | os.PathLike[str], overwrite: bool) -> Path:
     """The same for the directory of a SavedModel, which replaces nothing but another.
 
     Raises:
-        OSError: as `claim_file`, and if what is there is no SavedModel.
+        OSError: as `files.claim_file`, and if what is there is no SavedModel.
     """
-    target = _claim(path, overwrite)
+    target = claim_target(path, overwrite)
     if target.exists() and not (target / "saved_model.pb").is_file():
         raise FileExistsError(
             "only a SavedModel is overwritten, and this is something else. "
             f"Received: path={str(target)!r}"
-        )
-    return target
-
-
-def _claim(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    target = Path(path)
-    if target.exists() and not overwrite:
-        raise FileExistsError(
-            "the target exists: choose another path, or overwrite=True "
-            f"(--overwrite). Received: path={str(target)!r}"
-        )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise NotADirectoryError(
-            f"the target's directory is a file. Received: path={str(target)!r}"
-        ) from None
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"no permission to write to the directory. Received: path={str(target)!r}"
         )
     return target
 

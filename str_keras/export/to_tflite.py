@@ -33,7 +33,7 @@ from str_keras.export.plain import (
     predict,
 )
 from str_keras.export.report import TFLiteReport
-from str_keras.files import written_aside
+from str_keras.files import claim_file, written_aside
 
 WEIGHTS = ("float32", "float16", "int8")
 
@@ -107,8 +107,8 @@ def tflite(
     samples = make_samples(plain, images, preprocessing)
     if weights == "int8":
         calibration = _calibration(plain, calibration, preprocessing, uint8_input)
-    target = targets.claim_file(path, overwrite)
-    targets.claim_file(target.with_suffix(".json"), overwrite)
+    target = claim_file(path, overwrite)
+    claim_file(target.with_suffix(".json"), overwrite)
 
     content, *twin = convert(
         plain,

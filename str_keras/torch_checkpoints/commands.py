@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 
 from str_keras import budget, checkpoint
-from str_keras.files import written_aside
+from str_keras.files import claim_file, written_aside
 from str_keras.model import find_thresholded
 from str_keras.stripping import strip as strip_model
 from str_keras.torch_checkpoints.conversion import load, save
@@ -112,8 +112,4 @@ def _claim(input: str, output: str, to_torch: str, overwrite: bool) -> None:
     for path in filter(None, (output, to_torch)):
         if Path(path).resolve() == Path(input).resolve():
             raise ValueError(f"input and output are one file. Received: {path}")
-        if Path(path).is_dir() or (Path(path).exists() and not overwrite):
-            raise FileExistsError(
-                "the target exists: choose another path, or --overwrite. "
-                f"Received: {path}"
-            )
+        claim_file(path, overwrite)
