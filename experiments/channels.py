@@ -8,9 +8,7 @@ ResNet18 with thresholds on the batch norms inside of its blocks, and its dense 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -22,16 +20,12 @@ from typing import Any
 
 from absl import flags
 
-os.environ["STR_KERAS_PROGRAM"] = "1"  # a start without TensorFlow's log
+if __name__ == "__main__":
+    os.environ["STR_KERAS_PROGRAM"] = "1"  # a start without TensorFlow's log
 from str_keras import cli
 
 FLAGS = flags.FLAGS
 RESULTS = pathlib.Path(__file__).parent / "results"
-flags.DEFINE_string("output", str(RESULTS), "Folder for channels.json and .csv.")
-flags.DEFINE_list("cells", None, "Names of the cells to run, by commas; all if unset.")
-flags.DEFINE_integer("epochs", None, "Instead of each cell's (to try it out).", 1)
-flags.DEFINE_integer("seed", 0, "Of weights and order of the images.", 0)
-flags.DEFINE_integer("rounds", 60, "How often each latency is timed.", 1)
 
 TOLERANCE = 1e-5
 BATCH_SIZE = 128
@@ -79,6 +73,17 @@ CELLS = (
     Cell("resnet18 dense", "resnet18", "dense", 4, arguments=_RESNET),
     Cell("resnet18 STR-BN", "resnet18", "channels", 4, 0.12, arguments=_RESNET),
 )
+
+
+def define_flags() -> None:
+    """Defines the flags; not on import, as other entry points have some of the same."""
+    flags.DEFINE_string(
+        "output", str(RESULTS), "Folder for channels.json and channels.csv."
+    )
+    flags.DEFINE_list("cells", [], "Names of the cells to run, by commas; all if none.")
+    flags.DEFINE_integer("epochs", None, "Instead of each cell's (to try it out).", 1)
+    flags.DEFINE_integer("seed", 0, "Of weights and order of the images.", 0)
+    flags.DEFINE_integer("rounds", 60, "How often each latency is timed.", 1)
 
 
 def _data() -> dict[str, Any]:
@@ -217,6 +222,9 @@ def _rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for cell in cells:
         row = {
             "name": cell["cell"]["name"],
+            "epochs": cell["epochs"],
+            "threshold_decay": cell["cell"]["threshold_decay"],
+            "s_init": cell["cell"]["s_init"],
             "seed": FLAGS.seed,
             "kernel_sparsity": round(cell["kernel_sparsity"], 4),
         }
@@ -233,18 +241,19 @@ def _rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _write(cells: list[dict[str, Any]], minutes: float) -> None:
+def _write(
+    cells: list[dict[str, Any]], minutes: float, environment: dict[str, Any]
+) -> None:
+    from experiments.records import write_csv
     from str_keras.files import write_text
-    from str_keras.run_directory import git_revision, versions
 
+    command = shlex.join(["python", "-m", "experiments.channels", *sys.argv[1:]])
+    where = {**environment, "command": command}
     record = {
-        "command": shlex.join(["python", "-m", "experiments.channels", *sys.argv[1:]]),
+        **where,
         "minutes": round(minutes, 1),
         "seed": FLAGS.seed,
-        "hardware": f"{os.cpu_count()} CPU cores",
         "load_average": os.getloadavg()[1],  # of 5 minutes: who else was there
-        "versions": versions(),
-        "git_revision": git_revision(),
         "recipe": {
             "data": "fashion_mnist_5k",
             "batch_size": BATCH_SIZE,
@@ -259,11 +268,8 @@ def _write(cells: list[dict[str, Any]], minutes: float) -> None:
     }
     output = pathlib.Path(FLAGS.output)
     write_text(output / "channels.json", json.dumps(record, indent=1) + "\n")
-    rows, text = _rows(cells), io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(output / "channels.csv", text.getvalue())
+    rows = [row | where for row in _rows(cells)]
+    write_csv(output / "channels.csv", tuple(rows[0]), rows)
 
 
 def _table(cells: list[dict[str, Any]]) -> str:
@@ -286,12 +292,15 @@ def _table(cells: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Runs the cells, writes the results and prints the table."""
+    from experiments import records
+
     known = [cell.name for cell in CELLS]
     wanted = FLAGS.cells or known
     unknown = sorted(set(wanted) - set(known))
     if unknown:
         raise ValueError(f"--cells are of {known}. Received: {unknown}")
     started = time.perf_counter()
+    environment = records.environment(None)
     data = _data()
     results: list[dict[str, Any]] = []
     minutes = 0.0
@@ -299,9 +308,12 @@ def main() -> None:
         if cell.name in wanted:
             results.append(_run(cell, data))
             minutes = (time.perf_counter() - started) / 60
-            _write(results, minutes)  # what is done stays if the rest is stopped
+            _write(
+                results, minutes, environment
+            )  # what is done stays if the rest is stopped
     print(f"\n{_table(results)}\n\n{minutes:.1f} minutes")
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

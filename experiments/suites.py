@@ -23,7 +23,7 @@ from str_keras.forecasting import learning_rates
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"
-LEVELS = (0.90, 0.98, 0.95, 0.99, 0.80)
+LEVELS = (0.90, 0.95, 0.80, 0.98, 0.99)
 SEEDS = (0, 1, 2)
 COMPARED = (
     *("str", "gmp", "dnw", "uniform_oneshot", "budget_gmp", "budget_dnw", "str_global"),
@@ -275,7 +275,7 @@ TRIED: dict[str, dict[str, Sequence[tuple[float, float]]]] = {
         ),
         "str_global": (
             *((0.018, -8.0), (0.022, -8.0), (0.035, -8.0), (0.05, -8.0)),
-            *((0.07, -12.0), (0.1, -12.0), (0.175, -12.0), (0.25, -12.0)),
+            *((0.07, -12.0), (0.1, -12.0), (0.175, -12.0), (0.13, -30.0)),
         ),
     },
     "resnet10": {
