@@ -54,14 +54,14 @@ class Result:
 Groups = dict[tuple[str, float], list[Result]]
 
 
-def read(path: pathlib.Path) -> tuple[list[Result], list[str]]:
+def read(path: pathlib.Path) -> tuple[list[Result], dict[str, str]]:
     """Reads the table of a suite.
 
     Args:
         path: results/SUITE.csv, as the runner writes it.
 
     Returns:
-        The finished runs, and the ids of those without an accuracy (diverged).
+        The finished runs; and by id, what the others say of themselves.
 
     Raises:
         OSError: if there is no such file.
@@ -73,10 +73,11 @@ def read(path: pathlib.Path) -> tuple[list[Result], list[str]]:
             "The suite has no results yet: python -m experiments.run --suite=NAME "
             f"writes them; there are those of {known}. Received: {path}"
         )
-    results, failed = [], []
+    results: list[Result] = []
+    failed: dict[str, str] = {}
     for line in reading.read_csv(path, NEEDED):
         if line.parse("accuracy") is None:
-            failed.append(line.cells["id"])
+            failed[line.cells["id"]] = line.cells.get("status", "")
             continue
         method, sparsity = line.cells["method"], line.need("sparsity")
         level = line.parse("level")

@@ -228,7 +228,8 @@ def suite_tables(name: str, folder: pathlib.Path = analysis.RESULTS) -> str:
     if analysis.claims(results):
         parts.append(analysis.claims_table(results))
     if failed:
-        parts.append(f"Diverged, and in no mean: {', '.join(failed)}.")
+        said = ", ".join(f"{id} ({status})" for id, status in failed.items())
+        parts.append(f"Without an accuracy, and in no mean: {said}.")
     return "\n\n".join(parts)
 
 
