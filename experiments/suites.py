@@ -210,9 +210,17 @@ class Grid:
         name = self.name(method, level, seed)
         return Cell(name, self.recipe(**values), level, depends_on, source)
 
+    @property
+    def has_depthwise(self) -> bool:
+        """Whether the net has depthwise kernels."""
+        return self.architecture == "mobilenetv1"
+
     def tfmot_cell(self, level: float, seed: int) -> Cell:
-        """The run of `gmp` that tfmot trains."""
-        cell = self.cell("gmp", level, seed)
+        """The run of `gmp` that tfmot trains; it spares depthwise kernels by itself."""
+        spares = self.has_depthwise
+        cell = (
+            self.spared_cell(level, seed) if spares else self.cell("gmp", level, seed)
+        )
         name = self.name(TFMOT, level, seed)
         return dataclasses.replace(cell, id=name, variant=TFMOT)
 
@@ -245,7 +253,7 @@ class Grid:
         ]
         cells = [self.cell(*key) for key in order]
         cells += [self.tfmot_cell(LEVELS[0], seed) for seed in SEEDS]
-        if self.architecture == "mobilenetv1":
+        if self.has_depthwise:
             cells += [
                 self.spared_cell(x, seed) for x in SPARED_LEVELS for seed in SEEDS
             ]
