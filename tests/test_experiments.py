@@ -15,7 +15,16 @@ import pytest
 from programs import run as run_program
 from tiny_suite import registered
 
-from experiments import arrays, records, run, runner, suites, tfmot_twin, training
+from experiments import (
+    arrays,
+    recipes,
+    records,
+    run,
+    runner,
+    suites,
+    tfmot_twin,
+    training,
+)
 from str_keras import budget, building, config, data
 from str_keras.data import augment, fashion_mnist, loading, order
 
@@ -187,15 +196,15 @@ def test_lambda_rule_by_hand():
         }
     )
     # 0.02 * (3 epochs * 10 steps * 0.1) / 0.125
-    assert suites.total_decay(recipe, 10) == pytest.approx(0.48)
+    assert recipes.total_decay(recipe, 10) == pytest.approx(0.48)
     twice = config.from_dict({**recipe.to_dict(), "epochs": 6, "lr": 0.3})
-    assert suites.carry_over(0.02, recipe, 10, twice, 20) == pytest.approx(0.02 / 12)
+    assert recipes.carry_over(0.02, recipe, 10, twice, 20) == pytest.approx(0.02 / 12)
 
 
 def test_lambda_of_the_papers_recipe():
     paper = config.TrainConfig()
-    assert suites.decay_sum(paper, 5005) == pytest.approx(522_762, rel=1e-5)
-    assert suites.total_decay(paper, 5005) == pytest.approx(11.771, rel=1e-4)
+    assert recipes.decay_sum(paper, 5005) == pytest.approx(522_762, rel=1e-5)
+    assert recipes.total_decay(paper, 5005) == pytest.approx(11.771, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -236,7 +245,7 @@ def test_every_suite_has_the_same_lambda():
         for cell in suites.create(name, **options):
             if cell.config.method == "str":
                 steps = arrays.SOURCES[cell.config.dataset].num_train // 128
-                found[cell.level] = suites.total_decay(cell.config, steps)
+                found[cell.level] = recipes.total_decay(cell.config, steps)
         return found
 
     expected = lambdas("fashion_mobilenet")

@@ -4,7 +4,7 @@ import contextlib
 
 import keras
 
-from experiments import run, suites
+from experiments import recipes, run, suites
 from str_keras import cli, models
 
 
@@ -30,12 +30,12 @@ def registered(decay=0.013, **changes):
     grid = suites.Grid("fashion_mnist_5k", "tiny_net", changes)
     thresholds = {0.9: (decay, -4.0)}
     models.ARCHITECTURES["tiny_net"] = tiny_net
-    suites.RECIPES["tiny_net"] = dict.fromkeys(("str", "str_global"), thresholds)
+    recipes.RECIPES["tiny_net"] = dict.fromkeys(("str", "str_global"), thresholds)
     suites.SUITES["tiny"] = (grid, cells)
     try:
         yield grid
     finally:
-        del models.ARCHITECTURES["tiny_net"], suites.RECIPES["tiny_net"]
+        del models.ARCHITECTURES["tiny_net"], recipes.RECIPES["tiny_net"]
         del suites.SUITES["tiny"]
 
 
