@@ -18,6 +18,8 @@ from str_keras.reporting.methods import METHODS
 RESULTS = pathlib.Path(__file__).parent / "results"
 NEEDED = ("id", "method", "level", "seed", "sparsity", "sparse_macs", "accuracy")
 """Columns that are read; the runner writes more."""
+WIDE = 5.0
+"""Points of accuracy: where seeds differ by more, some collapsed; all are named."""
 REACH = math.log(1.25)
 """How far beyond its last point a curve is followed, in the logarithm of density."""
 
@@ -242,6 +244,8 @@ def _accuracy(runs: Sequence[Result], most: int) -> str:
     values = [100 * run.accuracy for run in runs]
     spread = deviation(values)
     text = f"{mean(values):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+    if spread is not None and spread > WIDE:
+        text = " / ".join(f"{v:.1f}" for v in sorted(values, reverse=True))
     # Where the sparsity is not the one aimed at, it belongs to the number.
     own = 100 * mean(run.sparsity for run in runs)
     if runs[0].method != "dense" and abs(own - 100 * runs[0].level) >= 0.05:
@@ -271,7 +275,8 @@ def results_table(results: Sequence[Result]) -> str:
         f"{markdown.table(columns, rows)}\n\n{first}Test accuracy in percent after the "
         f"last epoch, mean ± standard deviation of n={most} seeds"
         f"{' (of fewer where it is said)' * fewer}, by the sparsity aimed at; with the "
-        "one measured where it differs."
+        "one measured where it differs. Where seeds differ by more than "
+        f"{WIDE:g} points, each is given, the best first."
     )
 
 

@@ -11,8 +11,10 @@ experiments.run writes them, and writes results/SUITE_*.png.
 from __future__ import annotations
 
 import csv
+import math
 import os
 import pathlib
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,7 +50,10 @@ PANELS = (
     ("STR's budget carried over", ("str", "gmp", "budget_gmp", "dnw", "budget_dnw")),
 )
 DEEPEST = 0.3
-"""A figure shows accuracies down to so much below the best; arrows, means beyond."""
+"""A figure shows accuracies down to so much below the best; medians beyond as text."""
+
+CLOSE = math.log(1.6)
+"""Texts of densities or MACs nearer than this factor stand above one another."""
 
 
 def draw_tradeoffs(results: Sequence[Result]) -> dict[str, bytes]:
@@ -94,6 +99,7 @@ def _tradeoff(
     # A net that collapsed would press all others into a line.
     floor = min(r.accuracy for r in results if r.accuracy >= best - DEEPEST)
     handles: dict[str, Any] = {}
+    seeds = max(len(runs) for runs in groups.values())
     for axes, (title, names) in zip(grid, shown, strict=True):
         set_axis(axes)
         axes.set_title(title)
@@ -104,7 +110,7 @@ def _tradeoff(
     spare = 0.05 * (best - floor) or 0.01
     grid[0].set_ylim(floor - spare, best + spare)
     grid[0].yaxis.set_major_formatter(ticker.FuncFormatter(percent_tick))
-    grid[0].set_ylabel("test accuracy")
+    grid[0].set_ylabel(f"test accuracy, median of {seeds} seeds")
     ordered = [name for name in methods.METHODS if name in handles]
     figure.legend(
         [handles[name] for name in ordered],
@@ -130,15 +136,16 @@ def _curve(
     cost: Callable[[Result], float],
     floor: float,
 ) -> Any:
-    """Mean and range of each level, joined; each run a faint dot."""
+    """Median and range of each level, joined; each run a faint dot."""
     style = marker_style(name)
     runs = [runs for (method, _), runs in groups.items() if method == name]
     points = sorted(
-        (analysis.mean(cost(r) for r in group), [r.accuracy for r in group])
+        (statistics.median(cost(r) for r in group), [r.accuracy for r in group])
         for group in runs
     )
     x = [cost for cost, _ in points]
-    y = [analysis.mean(accuracies) for _, accuracies in points]
+    # One net of three that died would draw a mean where there is no run.
+    y = [statistics.median(accuracies) for _, accuracies in points]
     (line,) = axes.plot(x, y, **style, zorder=3)
     low = [min(accuracies) for _, accuracies in points]
     high = [max(accuracies) for _, accuracies in points]
@@ -155,18 +162,20 @@ def _curve(
         )
     for at, value in zip(x, y, strict=True):
         if value < floor:
-            _arrow(axes, at, floor, value, style["color"])
+            said = f"{methods.find(name).label} {100 * value:.0f} %"
+            _arrow(axes, at, floor, said, style["color"])
     return line
 
 
-def _arrow(axes: Any, x: float, floor: float, value: float, color: str) -> None:
-    """Points at a mean below what the axis shows, from where there is room."""
+def _arrow(axes: Any, x: float, floor: float, text: str, color: str) -> None:
+    """Points at what lies below the axis, from where there is room."""
     place = axes.transAxes.inverted().transform(axes.transData.transform((x, floor)))
     right = place[0] > 0.5
+    near = [a for a in axes.texts if abs(math.log(a.xy[0] / x)) < CLOSE]
     axes.annotate(
-        f"mean {100 * value:.0f} %",
+        text,
         (x, floor),
-        xytext=(-16 if right else 16, 26),
+        xytext=(-16 if right else 16, 18 + 14 * len(near)),
         textcoords="offset points",
         ha="right" if right else "left",
         fontsize=8,

@@ -105,6 +105,16 @@ def test_lines_are_followed_a_quarter_further():
     assert analysis.interpolate(runs[:1], 0.1, lambda r: r.accuracy) is None
 
 
+def test_seeds_that_collapsed_are_in_no_mean():
+    """A mean of 32.3 would be of no net; the figures show the middle one."""
+    runs = [
+        analysis.Result(f"{seed}", "gmp", 0.9, seed, 0.9, 1000, accuracy)
+        for seed, accuracy in enumerate((0.1, 0.77, 0.1))
+    ]
+    table = analysis.results_table(runs)
+    assert "77.0 / 10.0 / 10.0" in table and "±" not in table.splitlines()[2]
+
+
 def test_tables_have_means_deviations_and_counts(folder):
     text = figures.suite_tables("fake", folder)
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
