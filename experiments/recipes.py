@@ -55,8 +55,8 @@ TRIED: dict[str, dict[str, Sequence[tuple[float, float]]]] = {
         ),
     },
     "resnet10": {
-        "str": ((0.012, -8.0), (0.0175, -12.0)),
-        "str_global": ((0.012, -8.0), (0.018, -8.0)),
+        "str": ((0.0204, -20.0), (0.024, -20.0), (0.0175, -12.0), (0.0113, -8.0)),
+        "str_global": ((0.05, -8.0), (0.1, -12.0)),
     },
 }
 """Decays and initial logits that the calibration runs."""
