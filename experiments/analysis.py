@@ -1,4 +1,4 @@
-"""Reads the rows of a suite; groups them; tests the paper's claims on them."""
+"""Reads the rows of a suite; groups them; follows the line through them."""
 
 from __future__ import annotations
 
@@ -148,98 +148,6 @@ def interpolate(
     return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """One comparison at one level, seed by seed.
-
-    Args:
-        title: What is compared.
-        level: Sparsity aimed at, in [0, 1].
-        sparsity: Mean of what the runs have.
-        values: Of each seed.
-        is_ratio: Whether they are ratios; else differences of accuracy.
-    """
-
-    title: str
-    level: float
-    sparsity: float
-    values: tuple[float, ...]
-    is_ratio: bool = False
-
-
-def _curve(results: Sequence[Result], method: str, seed: int) -> list[Result]:
-    """Runs of a method and a seed, from the dense one on."""
-    return [r for r in results if r.seed == seed and r.method in (method, "dense")]
-
-
-def _compare(
-    results: Sequence[Result],
-    title: str,
-    method: str,
-    other: str,
-    value: Callable[[Result], float],
-    combine: Callable[[float, float], float],
-    is_ratio: bool = False,
-) -> list[Claim]:
-    """Compares each run of `method` with `other` at the run's own sparsity."""
-    claims = []
-    for (name, level), runs in group(results).items():
-        if name != method:
-            continue
-        found = []
-        for run in runs:
-            curve = _curve(results, other, run.seed)
-            pruned = any(r.method == other for r in curve)
-            if run.density > 0 and pruned:
-                theirs = interpolate(curve, run.density, value)
-                if theirs is not None:
-                    found.append((run.sparsity, combine(value(run), theirs)))
-        if found:
-            sparsity = mean(s for s, _ in found)
-            values = tuple(v for _, v in found)
-            claims.append(Claim(title, level, sparsity, values, is_ratio))
-    return claims
-
-
-def _twin_of_tfmot(results: Sequence[Result]) -> str:
-    """What of ours tfmot's rows stand beside: in a MobileNet it spares some kernels."""
-    spared = any(r.method == "gmp_depthwise_dense" for r in results)
-    return "gmp_depthwise_dense" if spared else "gmp"
-
-
-def claims(results: Sequence[Result]) -> list[Claim]:
-    """The paper's claims, as these runs have them.
-
-    STR's accuracy less that of GMP, DNW and one-shot pruning with uniform rates, at
-    STR's own sparsity and seed by seed; its MACs as a share of uniform ones; and what
-    STR's budget does for GMP and DNW. Beside them, whether tfmot's GMP is ours.
-    """
-    against = (
-        ("STR - GMP", "str", "gmp"),
-        ("STR - GMP, depthwise dense", "str", "gmp_depthwise_dense"),
-        ("STR - DNW", "str", "dnw"),
-        ("STR - uniform, one shot", "str", "uniform_oneshot"),
-        ("GMP at STR's budget - GMP", "budget_gmp", "gmp"),
-        ("DNW at STR's budget - DNW", "budget_dnw", "dnw"),
-        ("GMP of tfmot - GMP", "tfmot", _twin_of_tfmot(results)),
-    )
-    found = []
-    for title, method, other in against:
-        found += _compare(
-            results, title, method, other, lambda r: r.accuracy, lambda a, b: a - b
-        )
-    found += _compare(
-        results,
-        "MACs, STR / GMP",
-        "str",
-        "gmp",
-        lambda r: math.log(r.sparse_macs),
-        lambda a, b: math.exp(a - b),
-        is_ratio=True,
-    )
-    return found
-
-
 def _accuracy(runs: Sequence[Result], most: int) -> str:
     values = [100 * run.accuracy for run in runs]
     spread = deviation(values)
@@ -277,38 +185,4 @@ def results_table(results: Sequence[Result]) -> str:
         f"{' (of fewer where it is said)' * fewer}, by the sparsity aimed at; with the "
         "one measured where it differs. Where seeds differ by more than "
         f"{WIDE:g} points, each is given, the best first."
-    )
-
-
-def _finding(claim: Claim) -> str:
-    scale, sign = (1.0, "") if claim.is_ratio else (100.0, "+")
-    values = [scale * value for value in claim.values]
-    text = f"{mean(values):{sign}.2f}"
-    if len(values) > 1:
-        text += f" ({min(values):{sign}.2f} to {max(values):{sign}.2f})"
-    return text
-
-
-def claims_table(results: Sequence[Result]) -> str:
-    """The claims as found, a row per comparison and a column per level, as Markdown."""
-    found = claims(results)
-    levels = sorted({claim.level for claim in found})
-    most = max(len(claim.values) for claim in found)
-    rows = []
-    for title in dict.fromkeys(claim.title for claim in found):
-        cells = {claim.level: claim for claim in found if claim.title == title}
-        row = [title]
-        for level in levels:
-            claim = cells.get(level)
-            few = claim is not None and len(claim.values) < most
-            text = _finding(claim) if claim else ""
-            row.append(text + f" n={len(claim.values)}" * few if claim else "")
-        rows.append(row)
-    columns = ["as found", *(f"{100 * level:g} %" for level in levels)]
-    return (
-        f"{markdown.table(columns, rows)}\n\nAccuracy in points of percent, MACs with "
-        f"non-zero weights as a ratio: mean (least to most) of n={most} seeds. A run "
-        "stands against the other method at the run's own sparsity and with its seed: "
-        "on the line through the other's runs, the dense one included, linear in the "
-        "logarithm of density and followed for a quarter of it beyond the last run."
     )

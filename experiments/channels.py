@@ -296,6 +296,12 @@ def main() -> None:
 
     known = [cell.name for cell in CELLS]
     wanted = FLAGS.cells or known
+    in_part = bool(FLAGS.cells) or FLAGS.epochs is not None
+    if in_part and pathlib.Path(FLAGS.output) == RESULTS:
+        raise ValueError(
+            "--cells and --epochs make other tables than those recorded: name a "
+            f"folder for them with --output. Received: output={FLAGS.output!r}"
+        )
     unknown = sorted(set(wanted) - set(known))
     if unknown:
         raise ValueError(f"--cells are of {known}. Received: {unknown}")

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 if __name__ == "__main__":
     os.environ["STR_KERAS_PROGRAM"] = "1"  # a start without TensorFlow's log
-from experiments import analysis, markdown
+from experiments import analysis, claims, markdown
 from experiments.analysis import Groups, Result
 from experiments.layer_figures import draw_budgets, draw_history
 from str_keras import cli, files
@@ -234,8 +234,8 @@ def suite_tables(name: str, folder: pathlib.Path = analysis.RESULTS) -> str:
             f"No run of the suite has finished with an accuracy. Received: suite={name}"
         )
     parts = [analysis.results_table(results)]
-    if analysis.claims(results):
-        parts.append(analysis.claims_table(results))
+    if claims.claims(results):
+        parts.append(claims.claims_table(results))
     if failed:
         said = ", ".join(f"{id} ({status})" for id, status in failed.items())
         parts.append(f"Without an accuracy, and in no mean: {said}.")

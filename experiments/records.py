@@ -168,6 +168,11 @@ def hardware(threads: int | None) -> str:
     return f"{_processor()}, {threads or cores} of {cores} cores"
 
 
+def join(versions: Mapping[str, str]) -> str:
+    """Versions by package as a cell of a table."""
+    return " ".join(f"{name} {number}" for name, number in versions.items())
+
+
 def environment(threads: int | None) -> Row:
     """The columns that say where a row comes from."""
     backend = keras.backend.backend()
@@ -175,7 +180,7 @@ def environment(threads: int | None) -> Row:
     return {
         "backend": backend,
         "hardware": hardware(threads),
-        "versions": " ".join(f"{name} {number}" for name, number in found.items()),
+        "versions": join(found),
         # The tables themselves change with every run.
         "git_revision": git_revision(ignore=["experiments/results"]) or "",
     }

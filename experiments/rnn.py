@@ -31,14 +31,16 @@ COLUMNS = (
     *("seconds", "backend", "hardware", "versions", "git_revision", "command"),
 )
 Row = dict[str, Any]
+DEFAULT_OUTPUT = "experiments/results"
+EPOCHS = 15
 
 
 def define_flags() -> None:
     """Defines the flags; not on import, as other entry points have some of the same."""
-    flags.DEFINE_string("output", "experiments/results", "Folder of rnn.csv, rnn.png.")
+    flags.DEFINE_string("output", DEFAULT_OUTPUT, "Folder of rnn.csv, rnn.png.")
     flags.DEFINE_string("watch", "", "seglearn's wheel; adds the smartwatch's data.")
     flags.DEFINE_integer("seeds", 3, "Number of seeds.", 1)
-    flags.DEFINE_integer("epochs", 15, "Over the training sequences.", 1)
+    flags.DEFINE_integer("epochs", EPOCHS, "Over the training sequences.", 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +276,11 @@ def main() -> None:
     from str_keras.files import written_aside
     from str_keras.reporting.drawing import png
 
+    if FLAGS.epochs != EPOCHS and FLAGS.output == DEFAULT_OUTPUT:
+        raise ValueError(
+            "--epochs makes other runs than those recorded: name a folder for them "
+            f"with --output. Received: output={FLAGS.output!r}"
+        )
     output = pathlib.Path(FLAGS.output)
     rows = read(output / "rnn.csv")
     names = ["fashion_rows", *(["watch"] if FLAGS.watch else [])]

@@ -86,6 +86,18 @@ def _seeds() -> list[int]:
     return [int(seed) for seed in FLAGS.seeds]
 
 
+def _command() -> list[str]:
+    """The words that make the same runs again: all that decides them."""
+    import keras
+
+    words = [f"KERAS_BACKEND={keras.backend.backend()}", "python", "-m"]
+    words += ["experiments.run", f"--suite={FLAGS.suite}"]
+    for name in ("threads", "epochs", "limit", "data_dir"):
+        if FLAGS[name].present:
+            words.append(f"--{name}={FLAGS[name].value}")
+    return words
+
+
 def main() -> None:
     """Runs a suite, or shows it."""
     from experiments import runner, small_nets, suites
@@ -116,6 +128,7 @@ def main() -> None:
             f"folder for them with --results. Received: results={FLAGS.results!r}"
         )
     options = runner.Options(
+        command=_command(),
         results=pathlib.Path(FLAGS.results),
         output=pathlib.Path(FLAGS.output),
         data_dir=FLAGS.data_dir,

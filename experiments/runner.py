@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ class Options:
     """How a suite is run.
 
     Args:
+        command: How the suite was started, for the record: words.
         results: Folder of the tables, budgets and histories.
         output: Folder for checkpoints.
         data_dir: Of `arrays.load`; "" for none.
@@ -36,6 +38,7 @@ class Options:
         checkpoint_seconds: Between two checkpoints of a run.
     """
 
+    command: Sequence[str]
     results: pathlib.Path
     output: pathlib.Path
     data_dir: str = ""
@@ -150,10 +153,10 @@ class Runner:
             config = dataclasses.replace(config, budget=str(budget))
         folder = options.output / cell.id
         images = self._load(config.dataset, cell.limit)  # without it no cell can run
-        versions: dict[str, str] = {}
+        other: Row = {}
         try:
             if cell.variant == TFMOT:
-                outcome, versions = self._run_tfmot(cell)
+                outcome, other = self._run_tfmot(cell)
             else:
                 run = training.Run(
                     config,
@@ -173,11 +176,11 @@ class Runner:
         else:
             self.first_epoch = max(self.first_epoch, outcome.slowest_epoch)
             self.whole_run = max(self.whole_run, outcome.seconds)
-            self._write(cell, outcome, versions)
+            self._write(cell, outcome, other)
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _run_tfmot(self, cell: Cell) -> tuple[training.Outcome, dict[str, str]]:
-        """Trains in a process that cannot be stopped half-way; what, and with what."""
+    def _run_tfmot(self, cell: Cell) -> tuple[training.Outcome, Row]:
+        """Trains in a process that cannot be stopped half-way; what, and where."""
         if not self._may_go_on(self.whole_run):
             raise training.OutOfTime(f"{cell.id} would take too long")
         row, weights = tfmot_twin.train_with_tfmot(
@@ -186,7 +189,12 @@ class Runner:
             limit=cell.limit,
             threads=self.options.threads,
         )
-        return tfmot_twin.to_outcome(cell.config, row, weights), row["versions"]
+        where = {
+            "backend": "tensorflow",
+            "hardware": row["hardware"],
+            "versions": records.join(row["versions"]),
+        }
+        return tfmot_twin.to_outcome(cell.config, row, weights), where
 
     def _load(self, name: str, limit: int | None) -> arrays.ImageArrays:
         key = name, limit
@@ -195,10 +203,11 @@ class Runner:
             self.images[key] = images if limit is None else images.limit(limit)
         return self.images[key]
 
-    def _write(
-        self, cell: Cell, outcome: training.Outcome, versions: dict[str, str]
-    ) -> None:
-        """Budget and history first: whoever sees the row finds them."""
+    def _write(self, cell: Cell, outcome: training.Outcome, other: Row) -> None:
+        """Budget and history first: whoever sees the row finds them.
+
+        `other` is where another process computed, instead of this one.
+        """
         outcome.summary.to_csv(self._budget(cell))
         if cell.config.method in LEARNED and cell.config.seed == 0:
             path = self.options.results / "history" / f"{cell.id}.csv"
@@ -215,10 +224,7 @@ class Runner:
             "images_per_second": outcome.images_per_second,
             "status": FINISHED,
         }
-        if versions:  # of another program, which has its own backend
-            said = " ".join(f"{name} {number}" for name, number in versions.items())
-            measured |= {"backend": "tensorflow", "versions": said}
-        self._add(cell, measured)
+        self._add(cell, measured | other)
 
     def _add(self, cell: Cell, measured: Row) -> None:
         config = cell.config
@@ -227,7 +233,7 @@ class Runner:
             "suite": self.suite,
             "dataset": config.dataset,
             "architecture": config.architecture,
-            "alpha": config.alpha,
+            "alpha": config.alpha if config.has_alpha else "",
             "method": cell.method,
             "level": cell.level,
             "seed": config.seed,
@@ -236,8 +242,7 @@ class Runner:
             "lr": config.lr,
             "weight_decay": config.weight_decay,
             "threshold_decay": config.threshold_decay,
-            "command": f"python -m experiments.run --suite={self.suite} "
-            f"--only='^{cell.id}$'",
+            "command": shlex.join([*self.options.command, f"--only=^{cell.id}$"]),
             "settings": cell.settings,
         }
         empty = dict.fromkeys(records.COLUMNS)

@@ -102,7 +102,8 @@ def train_with_tfmot(
         A row and the final weights. The row: `accuracy` (of the test images, in
         [0, 1]), `sparsity` (of all kernels), `nonzeros` and `params` (by kernel path),
         `seconds` (of each epoch), `images_per_second` (of the median epoch),
-        `forward_difference` (of the first logits, relative) and `versions`. The weights
+        `forward_difference` (of the first logits, relative), `hardware` and `versions`.
+        The weights
         are those of the Keras 3 net, for its `set_weights`: with zeros where tfmot
         pruned.
 
@@ -201,6 +202,7 @@ def _run(
     """The row and the final weights of `train_with_tfmot`."""
     import keras
 
+    from experiments import records
     from experiments.arrays import NUM_CLASSES
     from str_keras import building, schedules
 
@@ -217,6 +219,7 @@ def _run(
     schedule, length = ours.optimizer.schedule, steps * config.epochs
     learning_rates = schedules.evaluate(schedule, length).astype("float32")
 
+    threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
     # Late: from here on tf.keras is tf_keras.
     from experiments import tfmot_training as training
 
@@ -240,6 +243,7 @@ def _run(
         "seconds": seconds,
         "images_per_second": round(speed, 1),
         "forward_difference": difference,
+        "hardware": records.hardware(int(threads) if threads else None),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     return row, plain.get_weights()

@@ -54,7 +54,7 @@ def create_dense(
         "synchronized": config.synchronized_batch_norm,
         "weights": config.weights or None,
     }
-    if config.architecture == "mobilenetv1":
+    if config.has_alpha:
         arguments["alpha"] = config.alpha
     return models.create(config.architecture, **arguments)
 

@@ -32,6 +32,7 @@ TIMED = ("gmp", "budget_gmp", "uniform_oneshot")
 ONLY_FOR = {
     **dict.fromkeys(("s_init", "g", "granularity", "threshold_decay"), LEARNED),
     **dict.fromkeys(("prune_begin", "prune_end"), TIMED),
+    "skip": tuple(method for method in METHODS if method != "dense"),
 }
 """Fields that other methods do not read, by name."""
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -209,6 +210,11 @@ class TrainConfig:
         return self.method in LEARNED
 
     @property
+    def has_alpha(self) -> bool:
+        """Whether the net has a width multiplier."""
+        return self.architecture == "mobilenetv1"
+
+    @property
     def takes_budget(self) -> bool:
         """Whether the rates come from a budget."""
         return self.method in AT_BUDGET
@@ -218,24 +224,29 @@ class TrainConfig:
         return {**dataclasses.asdict(self), "skip": list(self.skip)}
 
 
-def check_used(method: str, names: Iterable[str]) -> None:
+def check_used(config: TrainConfig, names: Iterable[str]) -> None:
     """Checks that settings given for one run have an effect on it.
 
-    A recipe may hold those of other methods, so that one file serves them all.
+    A recipe may hold those of other methods and nets, so that one file serves them all.
 
     Args:
-        method: Of the run.
+        config: Of the run.
         names: Fields that were given for this run.
 
     Raises:
-        ValueError: if the method does not read one of them.
+        ValueError: if the method, or the net, does not read one of them.
     """
     for name in names:
-        methods = ONLY_FOR.get(name, (method,))
-        if method not in methods:
+        methods = ONLY_FOR.get(name, (config.method,))
+        if config.method not in methods:
             raise ValueError(
-                f"--{name} has no effect with --method={method}, only with "
+                f"--{name} has no effect with --method={config.method}, only with "
                 f"{', '.join(methods)}: leave it out. Received: --{name}"
+            )
+        if name == "alpha" and not config.has_alpha:
+            raise ValueError(
+                "--alpha is the width of mobilenetv1 alone: leave it out. "
+                f"Received: architecture={config.architecture!r}, alpha={config.alpha}"
             )
 
 
@@ -271,11 +282,13 @@ def _typed(name: str, value: Any, source: str) -> Any:
     if kind.startswith("float") and type(value) in (int, float):
         return float(value)  # pyright: ignore[reportArgumentType]
     wanted = {"str": (str,), "int": (int,), "bool": (bool,)}
-    if type(value) in wanted.get(kind, (list, tuple)):
+    if type(value) in wanted.get(kind, ()):
         return value
-    raise ValueError(
-        f"{source}: {name} wants {kind.split(' ')[0]}. Received: {name}={value!r}"
-    )
+    is_text = isinstance(value, list | tuple) and all(type(v) is str for v in value)
+    if "tuple" in kind and is_text:
+        return value
+    said = "a list of text" if "tuple" in kind else kind.split(" ")[0]
+    raise ValueError(f"{source}: {name} wants {said}. Received: {name}={value!r}")
 
 
 def find(name: str) -> pathlib.Path:

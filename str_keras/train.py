@@ -66,7 +66,7 @@ def main() -> None:
     else:
         base = read(find(FLAGS.config)) if FLAGS.config else {}
     config = from_dict({**base, **given}, FLAGS.config or "the command line")
-    check_used(config.method, given)
+    check_used(config, given)
 
     from str_keras.training import Interrupted, train_and_evaluate
 

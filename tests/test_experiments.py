@@ -303,7 +303,12 @@ def test_a_suite_runs_and_is_skipped_the_second_time(tmp_path, capsys):
     for name, row in rows.items():
         assert tuple(row) == records.COLUMNS
         empty = {column for column, value in row.items() if not value}
-        assert empty <= {"level", "threshold_decay", "s_init", "git_revision"}, name
+        may_be = {"alpha", "level", "threshold_decay", "s_init", "git_revision"}
+        assert empty <= may_be, name
+        assert row["command"] == (
+            "KERAS_BACKEND=tensorflow python -m experiments.run --suite=tiny "
+            f"--limit=384 '--only=^{row['id']}$'"
+        )
         assert 0 <= float(row["accuracy"]) <= 1 and row["status"] == "finished"
         measured = budget.Budget.read(results / "budgets" / f"{row['id']}.csv")
         assert len(measured.rates) == 2
@@ -436,12 +441,13 @@ def test_what_tfmot_trained_is_a_row_of_its_own(tmp_path, capsys, monkeypatch):
     def train(config, **options):
         given.append((config.method, config.sparsity, options))
         times = {"seconds": [2.0, 1.0], "images_per_second": 384.0}
-        return {"accuracy": 0.5, **times, "versions": {"tf_keras": "2.0"}}, weights
+        where = {"hardware": "that", "versions": {"tf_keras": "2.0"}}
+        return {"accuracy": 0.5, **times, **where}, weights
 
     monkeypatch.setattr(tfmot_twin, "train_with_tfmot", train)
     with registered() as grid:
         cell = dataclasses.replace(grid.tfmot_cell(0.9, 2), limit=384)
-        options = runner.Options(tmp_path, tmp_path / "runs", threads=1)
+        options = runner.Options(["run"], tmp_path, tmp_path / "runs", threads=1)
         runner.Runner("tiny", [cell], options).run([cell])
         again = runner.Runner("tiny", [cell], options)
         assert again.is_done(cell, again.table.read())
@@ -455,6 +461,7 @@ def test_what_tfmot_trained_is_a_row_of_its_own(tmp_path, capsys, monkeypatch):
     assert (row["method"], row["seed"], row["level"]) == ("tfmot", "2", "0.9")
     assert (row["nonzeros"], row["accuracy"]) == ("88", "0.5000")
     assert row["seconds"] == "3.0" and row["versions"] == "tf_keras 2.0"
+    assert row["hardware"] == "that" and row["command"].startswith("run '--only=^fash")
 
 
 def test_without_its_data_a_suite_ends(tmp_path, capsys):
@@ -467,7 +474,7 @@ def test_without_its_data_a_suite_ends(tmp_path, capsys):
 
 def test_another_process_has_the_run(tmp_path):
     with registered() as grid:
-        options = runner.Options(tmp_path / "results", tmp_path / "runs")
+        options = runner.Options([], tmp_path / "results", tmp_path / "runs")
         cell = grid.cell("dense", None, 0)
         worker = runner.Runner("tiny", [cell], options)
         with records.locked(options.output / cell.id):

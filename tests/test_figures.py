@@ -9,7 +9,7 @@ import programs
 import pytest
 from PIL import Image
 
-from experiments import analysis, figures, markdown, records, runner
+from experiments import analysis, claims, figures, markdown, records, runner
 from str_keras.reporting.methods import METHODS
 
 COLUMNS = ("id", "suite", "method", "level", "seed", "sparsity", "sparse_macs")
@@ -65,7 +65,7 @@ def folder(tmp_path):
 
 def claim(results, title, level):
     (found,) = [
-        c for c in analysis.claims(results) if (c.title, c.level) == (title, level)
+        c for c in claims.claims(results) if (c.title, c.level) == (title, level)
     ]
     return found
 
@@ -83,12 +83,30 @@ def test_claims_are_the_numbers_of_a_hand(folder):
     found = claim(results, "MACs, STR / GMP", 0.9)
     assert found.values == pytest.approx([12_000 / math.sqrt(1e9)] * 2)
     # DNW ends at 90 %, which is too far away; the net that died has no density.
-    titles = {(c.title, c.level) for c in analysis.claims(results)}
+    titles = {(c.title, c.level) for c in claims.claims(results) if c.values}
     assert titles == {
         ("STR - GMP", 0.9),
         ("GMP at STR's budget - GMP", 0.9),
         ("MACs, STR / GMP", 0.9),
     }
+
+
+def test_collapsed_nets_are_counted_and_not_averaged():
+    def run(method, seed, sparsity, accuracy):
+        level = round(sparsity, 2)
+        return analysis.Result("", method, level, seed, sparsity, 1000, accuracy)
+
+    results = [run("dense", seed, 0.0, 0.85) for seed in range(3)]
+    results += [run("str", 0, 0.9, 0.8), run("str", 1, 0.9, 0.81)]
+    results += [run("str", 2, 0.9, 0.1)]
+    # Of seed 0 both live; of seed 1 GMP is dead at 90 % and lives at 50 %.
+    results += [run("gmp", 0, 0.9, 0.77), run("gmp", 1, 0.5, 0.84)]
+    results += [run("gmp", 1, 0.9, 0.1), run("gmp", 2, 0.9, 0.79)]
+    found = claim(results, "STR - GMP", 0.9)
+    assert found.values == pytest.approx((0.03,))
+    assert (found.own_dead, found.other_dead) == (1, 1)
+    cell = "+3.00; 1 of its own collapsed; 1 of the other's collapsed"
+    assert cell in claims.claims_table(results)
 
 
 def test_lines_are_followed_a_quarter_further():
@@ -124,7 +142,7 @@ def test_tables_have_means_deviations_and_counts(folder):
     assert cells["GMP"] == [f"78.50 ± {spread:.2f}", f"69.00 ± {2 * spread:.2f}"]
     assert cells["STR"] == ["77.00 ± 0.00 at 96.84 %", "10.00 at 100.00 % (n=1)"]
     assert cells["DNW"] == ["75.00 ± 0.00", ""]
-    assert cells["STR - GMP"] == ["+3.25 (+3.00 to +3.50)"]
+    assert cells["STR - GMP"] == ["+3.25 (+3.00 to +3.50)", "1 of its own collapsed"]
     assert cells["MACs, STR / GMP"] == ["0.38 (0.38 to 0.38)"]
     assert f"Dense: 81.00 ± {2 * spread:.2f}." in text
     said = "in no mean: fake-gmp-0.98-seed0 (diverged: the loss is nan)."

@@ -185,6 +185,8 @@ def test_a_published_budget_is_taken_by_name(config):
     ("flags", "words"),
     [
         (["--method=gmp"], "wants --sparsity"),
+        (["--method=dense", "--skip=fc"], "--skip has no effect with --method=dense"),
+        (["--architecture=resnet18", "--alpha=0.5"], "width of mobilenetv1 alone"),
         (
             ["--method=dense", "--s_init=-5"],
             "--s_init has no effect with --method=dens",

@@ -622,6 +622,7 @@ def test_missing_file_and_missing_torch(tmp_path, monkeypatch):
         ({}, "nothing to write"),
         ({"output": "a.h5"}, r"ends in \.keras"),
         ({"to_torch": "in.pth"}, "one file"),
+        ({"output": "a.keras", "to_torch": "a.keras"}, "is no .keras"),
         ({"output": "there.keras"}, "--overwrite"),
         ({"to_torch": ".", "overwrite": True}, "cannot replace a directory"),
         ({"input": "x.keras", "output": "a.keras", "stem": "small"}, "checkpoints of"),

@@ -395,6 +395,7 @@ def test_run_directories_that_cannot_be_used(command, tmp_path):
         ("epochs = [", "cannot be read"),
         ("lr = 'x'", "lr wants float"),
         ("epochs = 2.5", "epochs wants int"),
+        ("skip = [1]", "skip wants a list of text"),
     ],
 )
 def test_bad_configuration_files(text, message, command, tmp_path):

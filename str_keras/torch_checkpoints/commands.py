@@ -109,6 +109,10 @@ def _claim(input: str, output: str, to_torch: str, overwrite: bool) -> None:
         raise ValueError(
             f"the file of a Keras model ends in .keras. Received: --output={output}"
         )
+    if to_torch.endswith(".keras"):
+        raise ValueError(
+            f"a checkpoint of PyTorch is no .keras. Received: --to_torch={to_torch}"
+        )
     for path in filter(None, (output, to_torch)):
         if Path(path).resolve() == Path(input).resolve():
             raise ValueError(f"input and output are one file. Received: {path}")

@@ -1,0 +1,160 @@
+"""The paper's claims, tested on the rows of a suite."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from experiments import markdown
+from experiments.analysis import Result, group, interpolate, mean
+
+COLLAPSED = 0.15
+"""An accuracy below this is that of a net that died: ten classes give 0.1 by chance."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One comparison at one level, seed by seed.
+
+    Args:
+        title: What is compared.
+        level: Sparsity aimed at, in [0, 1].
+        sparsity: Mean of what the method's runs have.
+        values: Of each seed where both nets live.
+        own_dead, other_dead: Seeds left out as the run itself, or the other's runs
+            that it would stand against, collapsed.
+        is_ratio: Whether they are ratios; else differences of accuracy.
+    """
+
+    title: str
+    level: float
+    sparsity: float
+    values: tuple[float, ...]
+    own_dead: int
+    other_dead: int
+    is_ratio: bool = False
+
+
+def _curve(results: Sequence[Result], method: str, seed: int) -> list[Result]:
+    """Runs of a method and a seed, from the dense one on."""
+    return [r for r in results if r.seed == seed and r.method in (method, "dense")]
+
+
+def _compare(
+    results: Sequence[Result],
+    title: str,
+    method: str,
+    other: str,
+    value: Callable[[Result], float],
+    combine: Callable[[float, float], float],
+    is_ratio: bool = False,
+) -> list[Claim]:
+    """Compares each run of `method` with `other` at the run's own sparsity."""
+    claims = []
+    for (name, level), runs in group(results).items():
+        if name != method:
+            continue
+        values, own_dead, other_dead = [], 0, 0
+        for run in runs:
+            curve = _curve(results, other, run.seed)
+            if not any(r.method == other for r in curve):
+                continue
+            if run.accuracy < COLLAPSED:
+                own_dead += 1
+                continue
+            alive = [r for r in curve if r.accuracy >= COLLAPSED]
+            if _reaches(curve, run.density) and not _reaches(alive, run.density):
+                other_dead += 1
+                continue
+            theirs = interpolate(alive, run.density, value)
+            if theirs is not None:
+                values.append(combine(value(run), theirs))
+        if values or own_dead or other_dead:
+            sparsity = mean(run.sparsity for run in runs)
+            dead = own_dead, other_dead
+            claims.append(Claim(title, level, sparsity, tuple(values), *dead, is_ratio))
+    return claims
+
+
+def _reaches(results: Sequence[Result], density: float) -> bool:
+    """Whether the line through these runs has a value there."""
+    return interpolate(results, density, lambda r: r.accuracy) is not None
+
+
+def _twin_of_tfmot(results: Sequence[Result]) -> str:
+    """What of ours tfmot's rows stand beside: in a MobileNet it spares some kernels."""
+    spared = any(r.method == "gmp_depthwise_dense" for r in results)
+    return "gmp_depthwise_dense" if spared else "gmp"
+
+
+def claims(results: Sequence[Result]) -> list[Claim]:
+    """The paper's claims, as these runs have them.
+
+    STR's accuracy less that of GMP, DNW and one-shot pruning with uniform rates, at
+    STR's own sparsity and seed by seed; its MACs as a share of uniform ones; and what
+    STR's budget does for GMP and DNW. Beside them, whether tfmot's GMP is ours.
+    """
+    against = (
+        ("STR - GMP", "str", "gmp"),
+        ("STR - GMP, depthwise dense", "str", "gmp_depthwise_dense"),
+        ("STR - DNW", "str", "dnw"),
+        ("STR - uniform, one shot", "str", "uniform_oneshot"),
+        ("GMP at STR's budget - GMP", "budget_gmp", "gmp"),
+        ("DNW at STR's budget - DNW", "budget_dnw", "dnw"),
+        ("GMP of tfmot - GMP", "tfmot", _twin_of_tfmot(results)),
+    )
+    found = []
+    for title, method, other in against:
+        found += _compare(
+            results, title, method, other, lambda r: r.accuracy, lambda a, b: a - b
+        )
+    found += _compare(
+        results,
+        "MACs, STR / GMP",
+        "str",
+        "gmp",
+        lambda r: math.log(r.sparse_macs),
+        lambda a, b: math.exp(a - b),
+        is_ratio=True,
+    )
+    return found
+
+
+def _finding(claim: Claim) -> str:
+    scale, sign = (1.0, "") if claim.is_ratio else (100.0, "+")
+    values = [scale * value for value in claim.values]
+    parts = []
+    if values:
+        parts.append(f"{mean(values):{sign}.2f}")
+    if len(values) > 1:
+        parts[0] += f" ({min(values):{sign}.2f} to {max(values):{sign}.2f})"
+    if claim.own_dead:
+        parts.append(f"{claim.own_dead} of its own collapsed")
+    if claim.other_dead:
+        parts.append(f"{claim.other_dead} of the other's collapsed")
+    return "; ".join(parts)
+
+
+def claims_table(results: Sequence[Result]) -> str:
+    """The claims as found, a row per comparison and a column per level, as Markdown."""
+    found = claims(results)
+    levels = sorted({claim.level for claim in found})
+    rows = []
+    for title in dict.fromkeys(claim.title for claim in found):
+        cells = {claim.level: claim for claim in found if claim.title == title}
+        row = [title]
+        for level in levels:
+            claim = cells.get(level)
+            row.append(_finding(claim) if claim else "")
+        rows.append(row)
+    columns = ["as found", *(f"{100 * level:g} %" for level in levels)]
+    return (
+        f"{markdown.table(columns, rows)}\n\nAccuracy in points of percent, MACs with "
+        "non-zero weights as a ratio: mean (least to most) over the seeds. A run "
+        "stands against the other method at the run's own sparsity and with its seed: "
+        "on the line through the other's runs, the dense one included, linear in the "
+        "logarithm of density and followed for a quarter of it beyond the last run. "
+        f"Collapsed nets (accuracy below {100 * COLLAPSED:g} %) are counted, not "
+        "averaged."
+    )
