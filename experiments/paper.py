@@ -18,8 +18,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import json
 import os
 import pathlib
+import re
 import textwrap
 from typing import Any
 
@@ -107,10 +109,18 @@ class PaperRow:
         return f"resnet50@{self.level}" if has_one else ""
 
     @property
+    def skip(self) -> tuple[str, ...]:
+        """Layers left dense: GMP of MobileNets spares first and depthwise kernels."""
+        spares = self.network == "mobilenetv1" and self.method == "gmp"
+        return ("re:^conv1|depthwise",) if spares else ()
+
+    @property
     def title(self) -> str:
         """The method and its level."""
         if not self.level:
             return METHODS[self.method]
+        if self.skip:
+            return f"GMP, depthwise dense, others {self.level} %"
         guessed = self.learns and self.sparsity is None
         mark = " (unverified)" if guessed else ""
         return f"{METHODS[self.method]}, {self.level} %{mark}"
@@ -124,6 +134,8 @@ class PaperRow:
         }
         if self.method in ("gmp", "dnw"):
             values["sparsity"] = round(float(self.level) / 100, 6)
+        if self.skip:
+            values["skip"] = list(self.skip)
         if self.method in ("budget_gmp", "budget_dnw"):
             values["budget"] = self.budget
         values["weight_decay"] = self.weight_decay
@@ -193,10 +205,8 @@ def to_toml(row: PaperRow) -> str:
         *textwrap.wrap(f"Published: {known or 'nothing we could verify'}.", 84),
         *_provenance(row),
     ]
-    values = [
-        f"{name} = {value!r}" if not isinstance(value, str) else f'{name} = "{value}"'
-        for name, value in row.config().items()
-    ]
+    # Numbers, text and lists of text are the same in TOML and JSON.
+    values = [f"{name} = {json.dumps(value)}" for name, value in row.config().items()]
     return "\n".join([*(f"# {line}" for line in lines), *values, ""])
 
 
@@ -228,7 +238,8 @@ def count(row: PaperRow) -> Any:
     if row.budget:
         rates = budget.published(row.budget)
     elif not row.learns:
-        rates = budget.uniform(network, float(row.level or 0) / 100)
+        skip = [re.compile(rule.removeprefix("re:")) for rule in row.skip]
+        rates = budget.uniform(network, float(row.level or 0) / 100, skip)
     else:
         return None
     return rates.totals(network)

@@ -84,7 +84,8 @@ def test_a_file_is_the_papers_recipe(name, monkeypatch):
     loaded = config.from_dict(values, name)
     # What it does not say is the default, which is the ImageNet recipe.
     said = {"dataset", "architecture", "method", "weight_decay"}
-    assert said <= set(values) <= said | {"s_init", "sparsity", "budget"}
+    assert said <= set(values) <= said | {"s_init", "sparsity", "budget", "skip"}
+    assert ("skip" in values) == name.startswith("mobilenetv1_gmp")
     default = TrainConfig()
     for field in set(FIELDS) - set(values):
         assert getattr(loaded, field) == getattr(default, field)
@@ -191,6 +192,8 @@ def test_table_of_the_paper(table):
     assert cells["resnet50_dense"][5:7] == ["0.00", "4,089.2M"]
     assert cells["mobilenetv1_dense"][5:7] == ["0.00", "568.7M"]
     assert cells["resnet50_gmp_90"][5:7] == ["90.00", "408.9M"]
+    # 9 of 10 weights of the 1x1 kernels and of the classifier.
+    assert cells["mobilenetv1_gmp_90"][5:7] == ["89.03", "82.3M"]
     assert cells["resnet50_str_90.23"][2:7] == [
         "74.31",
         "90.23",
