@@ -180,17 +180,13 @@ class Grid:
 
     def cells(self) -> list[Cell]:
         """The grid, in order of worth."""
-        order: list[tuple[str, float | None, int]]
-        order = [("dense", None, seed) for seed in SEEDS]
-        order += [
-            (m, level, seed) for level in LEVELS for m in COMPARED for seed in SEEDS
-        ]
-        cells = [self.cell(*key) for key in order]
-        cells += [self.tfmot_cell(LEVELS[0], seed) for seed in SEEDS]
-        if self.has_depthwise:
-            cells += [
-                self.spared_cell(x, seed) for x in SPARED_LEVELS for seed in SEEDS
-            ]
+        cells = [self.cell("dense", None, seed) for seed in SEEDS]
+        for level in LEVELS:
+            cells += [self.cell(m, level, seed) for m in COMPARED for seed in SEEDS]
+            if self.has_depthwise and level in SPARED_LEVELS:
+                cells += [self.spared_cell(level, seed) for seed in SEEDS]
+            if level == LEVELS[0]:
+                cells += [self.tfmot_cell(level, seed) for seed in SEEDS]
         last = [("erk_rigl_static", level, seed) for level in LEVELS for seed in SEEDS]
         return cells + [self.cell(*key) for key in last]
 
