@@ -181,7 +181,8 @@ def _arrow(axes: Any, x: float, floor: float, text: str, color: str) -> None:
         fontsize=8,
         color=color,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
-        arrowprops={"arrowstyle": "->", "color": color},
+        # The others stand above the one that points.
+        arrowprops=None if near else {"arrowstyle": "->", "color": color},
     )
 
 
