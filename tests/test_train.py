@@ -172,7 +172,16 @@ def test_events_hold_the_scalars_of_each_layer(undisturbed):
     assert [event.step for event in events.Tensors("sparsity")] == [1, 2, 3]
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler: what a shell starts in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("moment", ["inside of an epoch", "at the end of an epoch"])
 def test_ctrl_c_and_resume_end_with_the_same_weights(
     moment, undisturbed, config, tmp_path, monkeypatch, capsys
