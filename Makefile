@@ -1,4 +1,5 @@
-# make quickstart | test | test-long | lint | types | clean: each sets up the environment it needs.
+# make quickstart | test | test-long | lint | types | clean: each sets up the
+# environment it needs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin

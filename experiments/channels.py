@@ -314,9 +314,8 @@ def main() -> None:
         if cell.name in wanted:
             results.append(_run(cell, data))
             minutes = (time.perf_counter() - started) / 60
-            _write(
-                results, minutes, environment
-            )  # what is done stays if the rest is stopped
+            # What is done stays if the rest is stopped.
+            _write(results, minutes, environment)
     print(f"\n{_table(results)}\n\n{minutes:.1f} minutes")
 
 

@@ -46,7 +46,7 @@ resnet10's shortcuts keep it alive. Its str_global is not calibrated.
 
 For another data set or length `carry_over` keeps Lambda. That keeps a collapse away but
 not the sparsity: in more steps weights make good what thresholds take. At the recipe of
-98 %, seed 0, 12, 24 and 36 epochs gave 97.4, 93.6 and 89.8 % (--epochs=24)."""
+98 %, seed 0, 12, 24 and 36 epochs gave 97.4, 93.6 and 89.8 % (`calibrate_epochs`)."""
 
 TRIED: dict[str, dict[str, Sequence[tuple[float, float]]]] = {
     "mobilenetv1": {

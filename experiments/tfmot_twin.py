@@ -103,9 +103,8 @@ def train_with_tfmot(
         [0, 1]), `sparsity` (of all kernels), `nonzeros` and `params` (by kernel path),
         `seconds` (of each epoch), `images_per_second` (of the median epoch),
         `forward_difference` (of the first logits, relative), `hardware` and `versions`.
-        The weights
-        are those of the Keras 3 net, for its `set_weights`: with zeros where tfmot
-        pruned.
+        The weights are those of the Keras 3 net, for its `set_weights`: with zeros
+        where tfmot pruned.
 
     Raises:
         ValueError: if the configuration is not of that kind.

@@ -98,6 +98,7 @@ class SubstitutedModel(keras.Model):
         A replacement has `kernel`, `threshold()` and `sparse()`, like
         `ThresholdedKernel`.
         """
+        # Abstract: SparseModel and PrunedModel have their own.
         raise NotImplementedError
 
     def build(self, input_shape: Any = None) -> None:

@@ -78,6 +78,7 @@ class CoupledOptimizer(keras.optimizers.Optimizer):
         ]
 
     def _rule_of(self, decayed: bool) -> CoupledRule | None:
+        # Abstract: each optimizer couples decay by a rule of its own.
         raise NotImplementedError
 
     def _is_decayed(self, variable: keras.Variable) -> bool:

@@ -116,6 +116,7 @@ class _Warmup(keras.optimizers.schedules.LearningRateSchedule):
         return ops.floor_divide(ops.convert_to_tensor(step), steps)
 
     def _after_warmup(self, position: Tensor) -> Tensor:
+        # Abstract: what follows the warm-up is what the subclasses differ in.
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
