@@ -164,8 +164,8 @@ def hardware(threads: int | None) -> str:
     name = _accelerator()
     if name:
         return name
-    cores = os.cpu_count()
-    return f"{_processor()}, {threads or cores} of {cores} cores"
+    usable = len(os.sched_getaffinity(0))  # fewer under taskset and in containers
+    return f"{_processor()}, {min(threads or usable, usable)} of {os.cpu_count()} cores"
 
 
 def join(versions: Mapping[str, str]) -> str:

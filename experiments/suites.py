@@ -91,11 +91,19 @@ def _steps(recipe: TrainConfig) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A data set and a net, and what they change of the quickstart's recipe."""
+    """A data set and a net, and what they change of the quickstart's recipe.
+
+    Args:
+        dataset: Key of `arrays.SOURCES`.
+        architecture: Of `stk.models`.
+        calibrated: Suite whose RECIPES it takes, carried over to its own steps.
+        changes: Settings by name.
+    """
 
     dataset: str
     architecture: str
-    changes: Mapping[str, Any]
+    calibrated: str
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def recipe(self, **values: Any) -> TrainConfig:
         """The quickstart's recipe with the changes and `values`."""
@@ -111,13 +119,13 @@ class Grid:
 
     @functools.cached_property
     def scale(self) -> float:
-        """By what decays of the quickstart's recipe are multiplied for this one."""
-        old, new = config.from_dict(_quickstart()), self.recipe()
+        """By what the calibrated decays are multiplied for this recipe."""
+        old, new = SUITES[self.calibrated][0].recipe(), self.recipe()
         return carry_over(1.0, old, _steps(old), new, _steps(new))
 
     def thresholds(self, method: str, level: float) -> dict[str, float]:
         """The calibrated decay, carried over to this recipe, and s_init."""
-        decay, s_init = RECIPES[self.architecture][method][level]
+        decay, s_init = RECIPES[self.calibrated][method][level]
         decay = float(f"{decay * self.scale:.4g}")
         return {"threshold_decay": decay, "s_init": s_init}
 
@@ -194,7 +202,7 @@ class Grid:
         """STR at many decays, with one seed."""
         cells = []
         for method in LEARNED:
-            for decay, s_init in TRIED[self.architecture][method]:
+            for decay, s_init in TRIED[self.calibrated][method]:
                 ending = f"{method}-d{decay:g}-s{s_init:g}-seed0"
                 recipe = self.recipe(
                     method=method, seed=0, threshold_decay=decay, s_init=s_init
@@ -204,20 +212,26 @@ class Grid:
         return cells
 
 
+_FASHION, _FASHION_RESNET, _CIFAR = (
+    *("fashion_mobilenet", "fashion_resnet", "cifar_mobilenet"),
+)
+_FEW = {"epochs": 5}
+"""CIFAR-10 in minutes of a CPU core; --epochs for who has a GPU."""
 _GRIDS = {
-    "fashion_mobilenet": Grid("fashion_mnist_5k", "mobilenetv1", {}),
-    "fashion_resnet": Grid("fashion_mnist_5k", "resnet10", {}),
-    "cifar_mobilenet": Grid("cifar10", "mobilenetv1", {"epochs": 10}),
-    "cifar_resnet": Grid("cifar10", "resnet10", {"epochs": 10}),
-    "fashion_full_mobilenet": Grid("fashion_mnist", "mobilenetv1", {}),
-    "fashion_full_resnet": Grid("fashion_mnist", "resnet10", {}),
+    _FASHION: Grid("fashion_mnist_5k", "mobilenetv1", _FASHION),
+    _FASHION_RESNET: Grid("fashion_mnist_5k", "resnet10", _FASHION_RESNET),
+    _CIFAR: Grid("cifar10", "mobilenetv1", _CIFAR, _FEW),
+    "cifar_resnet": Grid("cifar10", "resnet10", _FASHION_RESNET, _FEW),
+    "fashion_full_mobilenet": Grid("fashion_mnist", "mobilenetv1", _FASHION),
+    "fashion_full_resnet": Grid("fashion_mnist", "resnet10", _FASHION_RESNET),
 }
 _PAPER = {"imagenet_resnet50": "resnet50", "imagenet_mobilenet": "mobilenetv1"}
 
 SUITES: dict[str, tuple[Grid, Callable[[Grid], list[Cell]]]] = {
     **{name: (grid, Grid.cells) for name, grid in _GRIDS.items()},
-    "calibrate_mobilenet": (_GRIDS["fashion_mobilenet"], Grid.calibration),
-    "calibrate_resnet": (_GRIDS["fashion_resnet"], Grid.calibration),
+    "calibrate_mobilenet": (_GRIDS[_FASHION], Grid.calibration),
+    "calibrate_resnet": (_GRIDS[_FASHION_RESNET], Grid.calibration),
+    "calibrate_cifar": (_GRIDS[_CIFAR], Grid.calibration),
 }
 NAMES = (*SUITES, *_PAPER)
 

@@ -9,7 +9,6 @@ import math
 import os
 import pathlib
 import shutil
-import struct
 import subprocess
 import sys
 import tarfile
@@ -19,6 +18,8 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 Image = pytest.importorskip("PIL.Image")
+
+from idx_files import write_fashion_mnist, write_idx  # noqa: E402
 
 from str_keras import data  # noqa: E402
 from str_keras.data import augment, fashion_mnist, order  # noqa: E402
@@ -56,22 +57,6 @@ def jpeg(pixels, **kwargs):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95, **kwargs)
     return file.getvalue()
-
-
-def write_idx(path, array):
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    with gzip.open(path, "wb") as file:
-        file.write(header + array.tobytes())
-
-
-def write_fashion_mnist(folder, num_train=44, num_test=23):
-    """Images that carry their own number in the first pixel; labels number % 10."""
-    for split, count in (("train", num_train), ("t10k", num_test)):
-        images = np.full((count, 28, 28), 7, np.uint8)
-        images[:, 0, 0] = np.arange(count)
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        write_idx(folder / f"{split}-images-idx3-ubyte.gz", images)
-        write_idx(folder / f"{split}-labels-idx1-ubyte.gz", labels)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import dataclasses
+import gzip
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from idx_files import write_fashion_mnist
 from programs import run as run_program
 from tiny_suite import registered
 
@@ -159,16 +161,19 @@ def test_cifar10_of_tfds_is_kept_as_a_file(tmp_path, monkeypatch, cifar10):
         np.testing.assert_array_equal(again[name], values)
 
 
-@pytest.mark.skipif(
-    not os.path.isdir(fashion_mnist.DEBIAN_DIR), reason="needs dataset-fashion-mnist"
-)
-def test_full_fashion_mnist():
-    images = arrays.load("fashion_mnist").arrays
-    assert images["train_images"].shape == (60_000, 32, 32, 1)
-    full = fashion_mnist.read_folder(fashion_mnist.DEBIAN_DIR)
-    inner = images["test_images"][:, 2:-2, 2:-2]
-    np.testing.assert_array_equal(inner, full["test"][0])
-    np.testing.assert_array_equal(images["train_labels"], full["train"][1])
+def test_full_fashion_mnist(tmp_path):
+    write_fashion_mnist(tmp_path, 44, 23)
+    images = arrays.load("fashion_mnist", tmp_path).arrays
+    full = fashion_mnist.read_folder(tmp_path)
+    for split, count in (("train", 44), ("test", 23)):
+        assert images[f"{split}_images"].shape == (count, 32, 32, 1)
+        inner = images[f"{split}_images"][:, 2:-2, 2:-2]
+        np.testing.assert_array_equal(inner, full[split][0])
+        np.testing.assert_array_equal(images[f"{split}_labels"], full[split][1])
+    damaged = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    damaged.write_bytes(gzip.compress(b"\0\0\x08\x01"))
+    with pytest.raises(ValueError, match=r"idx file is damaged.*t10k-labels"):
+        arrays.load("fashion_mnist", tmp_path)
 
 
 def test_bad_data_are_refused(tmp_path, cifar10):
@@ -239,7 +244,7 @@ def test_what_spares_depthwise_kernels_has_the_sparsity_all_the_same(name):
             assert not any("pointwise" in path for path in dense)
 
 
-def test_every_suite_has_the_same_lambda():
+def test_suites_of_one_calibration_have_the_same_lambda():
     def lambdas(name, **options):
         found = {}
         for cell in suites.create(name, **options):
@@ -252,11 +257,25 @@ def test_every_suite_has_the_same_lambda():
     assert sorted(expected) == sorted(suites.LEVELS)
     assert sorted(expected.values()) == [expected[x] for x in sorted(expected)]
     for found in (
-        lambdas("cifar_mobilenet"),
         lambdas("fashion_full_mobilenet"),
         lambdas("fashion_mobilenet", epochs=3),
     ):
         assert found == pytest.approx(expected, rel=1e-3)
+    resnet = lambdas("fashion_resnet")
+    assert lambdas("cifar_resnet") == pytest.approx(resnet, rel=1e-3)
+    assert lambdas("fashion_full_resnet") == pytest.approx(resnet, rel=1e-3)
+
+
+def test_hardware_counts_the_cores_that_may_be_used():
+    usable = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(usable)})
+        of = f"of {os.cpu_count()} cores"
+        assert records.hardware(None).endswith(f", 1 {of}")
+        assert records.hardware(8).endswith(f", 1 {of}")
+    finally:
+        os.sched_setaffinity(0, usable)
+    assert records.hardware(None).endswith(f", {len(usable)} {of}")
 
 
 def test_paper_suites_are_commands(capsys):
