@@ -32,14 +32,16 @@ _NETWORK = {
     0.98: (0.125, -12.0),
     0.99: (0.15, -12.0),
 }
-# Lambda of Fashion-MNIST's: where the calibration starts.
+# Calibrated at 95 %; the others keep the ratios of Lambda on Fashion-MNIST or exceed
+# them where fewer steps would have given that sparsity.
 _LAYERS_CIFAR = {
-    0.80: (0.00212, -8.0),
-    0.90: (0.00272, -8.0),
-    0.95: (0.0034, -8.0),
-    0.98: (0.00491, -20.0),
-    0.99: (0.00506, -20.0),
+    0.80: (0.0025, -8.0),
+    0.90: (0.0032, -8.0),
+    0.95: (0.0049, -20.0),
+    0.98: (0.006, -20.0),
+    0.99: (0.0066, -20.0),
 }
+# Lambda of Fashion-MNIST's, not calibrated.
 _NETWORK_CIFAR = {
     0.80: (0.00903, -8.0),
     0.90: (0.0164, -12.0),
@@ -85,7 +87,7 @@ TRIED: dict[str, dict[str, Sequence[tuple[float, float]]]] = {
         "str_global": ((0.05, -8.0), (0.1, -12.0)),
     },
     "cifar_mobilenet": {
-        "str": ((0.0049, -20.0), (0.006, -20.0)),
+        "str": ((0.0049, -20.0),),
         "str_global": (),
     },
 }
