@@ -20,6 +20,8 @@ NEEDED = ("id", "method", "level", "seed", "sparsity", "sparse_macs", "accuracy"
 """Columns that are read; the runner writes more."""
 WIDE = 5.0
 """Points of accuracy: where seeds differ by more, some collapsed; all are named."""
+WIDE_SPARSITY = 2.0
+"""Points of sparsity: likewise, in the order of the accuracies."""
 REACH = math.log(1.25)
 """How far beyond its last point a curve is followed, in the logarithm of density."""
 
@@ -149,15 +151,18 @@ def interpolate(
 
 
 def _accuracy(runs: Sequence[Result], most: int) -> str:
+    runs = sorted(runs, key=lambda run: -run.accuracy)
     values = [100 * run.accuracy for run in runs]
     spread = deviation(values)
     text = f"{mean(values):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
     if spread is not None and spread > WIDE:
-        text = " / ".join(f"{v:.1f}" for v in sorted(values, reverse=True))
+        text = " / ".join(f"{v:.1f}" for v in values)
     # Where the sparsity is not the one aimed at, it belongs to the number.
-    own = 100 * mean(run.sparsity for run in runs)
-    if runs[0].method != "dense" and abs(own - 100 * runs[0].level) >= 0.05:
-        text += f" at {own:.2f} %"
+    own = [100 * run.sparsity for run in runs]
+    if max(own) - min(own) > WIDE_SPARSITY:
+        text += f" at {' / '.join(f'{v:.1f}' for v in own)} %"
+    elif runs[0].method != "dense" and abs(mean(own) - 100 * runs[0].level) >= 0.05:
+        text += f" at {mean(own):.2f} %"
     return text + (f" (n={len(runs)})" if len(runs) < most else "")
 
 
@@ -184,5 +189,6 @@ def results_table(results: Sequence[Result]) -> str:
         f"last epoch, mean ± standard deviation of n={most} seeds"
         f"{' (of fewer where it is said)' * fewer}, by the sparsity aimed at; with the "
         "one measured where it differs. Where seeds differ by more than "
-        f"{WIDE:g} points, each is given, the best first."
+        f"{WIDE:g} points, each is given, the best first; so is each one's sparsity "
+        f"where those differ by more than {WIDE_SPARSITY:g} points."
     )

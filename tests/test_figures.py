@@ -133,6 +133,18 @@ def test_seeds_that_collapsed_are_in_no_mean():
     assert "77.0 / 10.0 / 10.0" in table and "±" not in table.splitlines()[2]
 
 
+def test_sparsities_that_differ_are_each_named():
+    """Their mean, 94.6 %, would be of no net: one seed's threshold fell to 0."""
+    runs = [
+        analysis.Result(f"{seed}", "str", 0.98, seed, sparsity, 1000, accuracy)
+        for seed, (sparsity, accuracy) in enumerate(
+            [(0.974, 0.672), (0.888, 0.821), (0.976, 0.709)]
+        )
+    ]
+    table = analysis.results_table(runs)
+    assert "82.1 / 70.9 / 67.2 at 88.8 / 97.6 / 97.4 %" in table
+
+
 def test_tables_have_means_deviations_and_counts(folder):
     text = figures.suite_tables("fake", folder)
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
