@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
-from matplotlib import ticker
+from matplotlib import ticker, transforms
 from matplotlib.figure import Figure
 
 if __name__ == "__main__":
@@ -162,27 +162,33 @@ def _curve(
         )
     for at, value in zip(x, y, strict=True):
         if value < floor:
-            said = f"{methods.find(name).label} {100 * value:.0f} %"
-            _arrow(axes, at, floor, said, style["color"])
+            _below(axes, at, floor, value, style)
     return line
 
 
-def _arrow(axes: Any, x: float, floor: float, text: str, color: str) -> None:
-    """Points at what lies below the axis, from where there is room."""
+def _below(
+    axes: Any, x: float, floor: float, value: float, style: dict[str, Any]
+) -> None:
+    """Says what lies below the axis, on the side where there is room, stacked."""
     place = axes.transAxes.inverted().transform(axes.transData.transform((x, floor)))
-    right = place[0] > 0.5
+    side = -1 if place[0] > 0.5 else 1
     near = [a for a in axes.texts if abs(math.log(a.xy[0] / x)) < CLOSE]
+    offset = 10 * side, 5 + 13 * len(near)
+    moved = transforms.ScaledTranslation(
+        offset[0] / 72, offset[1] / 72, axes.figure.dpi_scale_trans
+    )
+    mark = {**style, "linestyle": "", "markersize": 5}
+    axes.plot([x], [floor], **mark, transform=axes.transData + moved, zorder=4)
     axes.annotate(
-        text,
+        f"↓ {100 * value:.0f} %",
         (x, floor),
-        xytext=(-16 if right else 16, 18 + 14 * len(near)),
+        xytext=(offset[0] + 6 * side, offset[1]),
         textcoords="offset points",
-        ha="right" if right else "left",
+        ha="left" if side > 0 else "right",
+        va="center",
         fontsize=8,
-        color=color,
+        color=style["color"],
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
-        # The others stand above the one that points.
-        arrowprops=None if near else {"arrowstyle": "->", "color": color},
     )
 
 
