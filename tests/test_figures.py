@@ -1,6 +1,7 @@
 """Figures and tables of the experiments say what the rows of a suite say."""
 
 import csv
+import io
 import math
 import statistics
 
@@ -9,7 +10,15 @@ import programs
 import pytest
 from PIL import Image
 
-from experiments import analysis, claims, figures, markdown, records, runner
+from experiments import (
+    analysis,
+    claims,
+    figures,
+    markdown,
+    records,
+    runner,
+    tradeoff_figures,
+)
 from str_keras.reporting.methods import METHODS
 
 COLUMNS = ("id", "suite", "method", "level", "seed", "sparsity", "sparse_macs")
@@ -174,9 +183,40 @@ def test_figures_of_a_suite(folder):
         assert not any(edge.any() for edge in edges), path
         if "accuracy" in path.name:
             for method in ("str", "gmp", "dnw", "budget_gmp"):
-                color = METHODS[method].color
-                rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-                assert (np.abs(pixels - rgb) < 8).all(axis=-1).sum() > 50, method
+                assert has_color(pixels, method).sum() > 50, method
+
+
+def has_color(pixels, method):
+    """Where an image has the color of a method."""
+    color = METHODS[method].color
+    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return (np.abs(pixels - rgb) < 8).all(axis=-1)
+
+
+def test_nets_below_a_figure_stand_in_a_strip_under_it():
+    """Those of one sparsity do not hide each other, nor those that live."""
+    dead = ("gmp", "dnw", "uniform_oneshot")
+    runs = [("dense", 0.0, 0.85), ("str", 0.9, 0.84), ("str", 0.95, 0.8)]
+    runs += [(method, s, 0.1) for method in dead for s in (0.95, 0.952, 0.98)]
+    results = [
+        analysis.Result("", method, s, 0, s, int(1e6 * (1 - s)), accuracy)
+        for method, s, accuracy in runs
+    ]
+    without = tradeoff_figures.draw_tradeoffs(results[:3])
+    for name, png in tradeoff_figures.draw_tradeoffs(results).items():
+        with Image.open(io.BytesIO(png)) as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        with Image.open(io.BytesIO(without[name])) as image:
+            height = image.height
+        assert len(pixels) > height
+        below = {
+            # Beyond the legend and above the axis' numbers.
+            method: np.flatnonzero(has_color(pixels, method)[height // 2 :].any(axis=1))
+            for method in dead
+        }
+        rows = [set(found) for found in below.values()]
+        assert all(len(found) > 5 for found in rows)
+        assert not rows[0] & rows[1] and not rows[1] & rows[2]
 
 
 def test_a_suite_of_dense_runs_has_a_table_alone(tmp_path):
