@@ -21,7 +21,8 @@ NEEDED = ("id", "method", "level", "seed", "sparsity", "sparse_macs", "accuracy"
 WIDE = 5.0
 """Points of accuracy: where seeds differ by more, some collapsed; all are named."""
 WIDE_SPARSITY = 2.0
-"""Points of sparsity: likewise, in the order of the accuracies."""
+"""Points of sparsity: likewise, in the order of the accuracies. A run as far from the
+sparsity aimed at has missed its level."""
 REACH = math.log(1.25)
 """How far beyond its last point a curve is followed, in the logarithm of density."""
 
@@ -53,6 +54,14 @@ class Result:
     def density(self) -> float:
         """Share of weights kept, in [0, 1]."""
         return 1 - self.sparsity
+
+    @property
+    def missed(self) -> bool:
+        """Whether it is far from the sparsity aimed at: layers that died, or revived.
+
+        At its level it would stand for nets that it is none of.
+        """
+        return 100 * abs(self.sparsity - self.level) > WIDE_SPARSITY
 
 
 Groups = dict[tuple[str, float], list[Result]]

@@ -7,10 +7,19 @@ import math
 from collections.abc import Callable, Sequence
 
 from experiments import markdown
-from experiments.analysis import Result, group, interpolate, mean
+from experiments.analysis import (
+    WIDE,
+    WIDE_SPARSITY,
+    Result,
+    group,
+    interpolate,
+    mean,
+)
 
 COLLAPSED = 0.15
 """An accuracy below this is that of a net that died: ten classes give 0.1 by chance."""
+SHIFTED = 0.005
+"""A mean sparsity so far from the level is told beside the values."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,19 +29,23 @@ class Claim:
     Args:
         title: What is compared.
         level: Sparsity aimed at, in [0, 1].
-        sparsity: Mean of what the method's runs have.
-        values: Of each seed where both nets live.
+        sparsity: Mean of the method's runs that have values; None if none has.
+        values: Of each seed where both nets live, near the level.
         own_dead, other_dead: Seeds left out as the run itself, or the other's runs
             that it would stand against, collapsed.
+        missed: Seeds left out as the run is far from the level.
+        beyond: Seeds left out as the other's runs do not reach the run's sparsity.
         is_ratio: Whether they are ratios; else differences of accuracy.
     """
 
     title: str
     level: float
-    sparsity: float
+    sparsity: float | None
     values: tuple[float, ...]
-    own_dead: int
-    other_dead: int
+    own_dead: int = 0
+    other_dead: int = 0
+    missed: int = 0
+    beyond: int = 0
     is_ratio: bool = False
 
 
@@ -55,25 +68,32 @@ def _compare(
     for (name, level), runs in group(results).items():
         if name != method:
             continue
-        values, own_dead, other_dead = [], 0, 0
+        values, sparsities = [], []
+        left_out = dict.fromkeys(("own_dead", "other_dead", "missed", "beyond"), 0)
         for run in runs:
             curve = _curve(results, other, run.seed)
             if not any(r.method == other for r in curve):
                 continue
-            if run.accuracy < COLLAPSED:
-                own_dead += 1
+            if run.accuracy < COLLAPSED or run.missed:
+                left_out["own_dead" if run.accuracy < COLLAPSED else "missed"] += 1
                 continue
-            alive = [r for r in curve if r.accuracy >= COLLAPSED]
-            if _reaches(curve, run.density) and not _reaches(alive, run.density):
-                other_dead += 1
-                continue
+            # The MACs of uniform rates are what they are, also of a dead net.
+            alive = [r for r in curve if is_ratio or r.accuracy >= COLLAPSED]
             theirs = interpolate(alive, run.density, value)
             if theirs is not None:
                 values.append(combine(value(run), theirs))
-        if values or own_dead or other_dead:
-            sparsity = mean(run.sparsity for run in runs)
-            dead = own_dead, other_dead
-            claims.append(Claim(title, level, sparsity, tuple(values), *dead, is_ratio))
+                sparsities.append(run.sparsity)
+            elif _reaches(curve, run.density):
+                left_out["other_dead"] += 1
+            else:
+                left_out["beyond"] += 1
+        if values or any(left_out.values()):
+            sparsity = mean(sparsities) if values else None
+            claims.append(
+                Claim(
+                    title, level, sparsity, tuple(values), **left_out, is_ratio=is_ratio
+                )
+            )
     return claims
 
 
@@ -123,16 +143,24 @@ def claims(results: Sequence[Result]) -> list[Claim]:
 
 def _finding(claim: Claim) -> str:
     scale, sign = (1.0, "") if claim.is_ratio else (100.0, "+")
-    values = [scale * value for value in claim.values]
-    parts = []
-    if values:
-        parts.append(f"{mean(values):{sign}.2f}")
-    if len(values) > 1:
-        parts[0] += f" ({min(values):{sign}.2f} to {max(values):{sign}.2f})"
-    if claim.own_dead:
-        parts.append(f"{claim.own_dead} of its own collapsed")
-    if claim.other_dead:
-        parts.append(f"{claim.other_dead} of the other's collapsed")
+    values = sorted((scale * value for value in claim.values), reverse=True)
+    text = ""
+    if values and claim.sparsity is not None:
+        text = f"{mean(values):{sign}.2f}"
+        if not claim.is_ratio and values[0] - values[-1] > WIDE:
+            text = " / ".join(f"{value:{sign}.1f}" for value in values)
+        elif len(values) > 1:
+            text += f" ({values[-1]:{sign}.2f} to {values[0]:{sign}.2f})"
+        if abs(claim.sparsity - claim.level) >= SHIFTED:
+            text += f" at {100 * claim.sparsity:.1f} %"
+    counts = {
+        "of its own collapsed": claim.own_dead,
+        "of the other's collapsed": claim.other_dead,
+        "missed the level": claim.missed,
+        "beyond the other's": claim.beyond,
+    }
+    parts = [text] if text else []
+    parts += [f"{number} {why}" for why, number in counts.items() if number]
     return "; ".join(parts)
 
 
@@ -151,10 +179,12 @@ def claims_table(results: Sequence[Result]) -> str:
     columns = ["as found", *(f"{100 * level:g} %" for level in levels)]
     return (
         f"{markdown.table(columns, rows)}\n\nAccuracy in points of percent, MACs with "
-        "non-zero weights as a ratio: mean (least to most) over the seeds. A run "
-        "stands against the other method at the run's own sparsity and with its seed: "
-        "on the line through the other's runs, the dense one included, linear in the "
-        "logarithm of density and followed for a quarter of it beyond the last run. "
-        f"Collapsed nets (accuracy below {100 * COLLAPSED:g} %) are counted, not "
-        "averaged."
+        "non-zero weights as a ratio: mean (least to most) over the seeds, or each "
+        f"seed's where they differ by more than {WIDE:g} points. A run stands against "
+        "the other method at the run's own sparsity (told where its mean is not the "
+        "level's) and with its seed: on the line through the other's runs, the dense "
+        "one included, linear in the logarithm of density and followed for a quarter "
+        "of it beyond the last run. Counted instead are seeds whose net collapsed "
+        f"(accuracy below {100 * COLLAPSED:g} %), is more than {WIDE_SPARSITY:g} "
+        "points of sparsity from the level, or sparser than the other's line reaches."
     )

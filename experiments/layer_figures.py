@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,17 +38,28 @@ def draw_budgets(results: Sequence[Result], folder: pathlib.Path) -> bytes | Non
     levels = [level for level in levels if level in LEVELS] or levels[:2]
     panels = []
     for level in levels:
-        found = {
-            method: kept
-            for method in OWN_BUDGETS
-            if (kept := _kept(groups.get((method, level), []), folder))
-        }
+        runs = {m: groups.get((m, level), []) for m in OWN_BUDGETS}
+        # A net that missed the level has another budget than one there.
+        runs = {m: [r for r in group if not r.missed] for m, group in runs.items()}
+        found = {m: kept for m in runs if (kept := _kept(runs[m], folder))}
         if "str" in found:
             uniform = any((method, level) in groups for method in UNIFORM)
-            panels.append((level, found, uniform))
+            panels.append(
+                (_title(level, {m: runs[m] for m in found}), level, found, uniform)
+            )
     if not panels:
         return None
     return png(lambda figure: _budgets(figure, panels), height=1.6 + 2.7 * len(panels))
+
+
+def _title(level: float, runs: dict[str, list[Result]]) -> str:
+    """What sparsity was aimed at, and what each method has, by how many seeds."""
+    has = []
+    for method, group in runs.items():
+        sparsity = 100 * statistics.median(run.sparsity for run in group)
+        label = methods.find(method).label
+        has.append(f"{label} {sparsity:.1f} % (n={len(group)})")
+    return f"weights zero: aimed at {100 * level:g} %; {'; '.join(has)}"
 
 
 def _kept(runs: Sequence[Result], folder: pathlib.Path) -> dict[str, list[float]]:
@@ -66,8 +78,8 @@ def _budgets(figure: Figure, panels: Sequence[Any]) -> None:
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     handles: dict[str, Any] = {}
     names: list[str] = []
-    for axes, (level, found, uniform) in zip(grid, panels, strict=True):
-        axes.set_title(f"about {100 * level:g} % of the weights zero")
+    for axes, (title, level, found, uniform) in zip(grid, panels, strict=True):
+        axes.set_title(title)
         axes.set_yscale("log")
         shares = [v for kept in found.values() for vs in kept.values() for v in vs]
         # A layer that died lies on the lower edge.
@@ -77,7 +89,7 @@ def _budgets(figure: Figure, panels: Sequence[Any]) -> None:
             names = list(kept)
             x = range(len(names))
             style = marker_style(method) | {"markersize": 4.5, "clip_on": False}
-            y = [max(analysis.mean(values), dead) for values in kept.values()]
+            y = [max(statistics.median(values), dead) for values in kept.values()]
             handles[methods.find(method).label] = axes.plot(x, y, **style)[0]
             low = [max(min(values), dead) for values in kept.values()]
             high = [max(*values, dead) for values in kept.values()]
