@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from experiments import analysis
 from experiments.analysis import Result
 from str_keras.reporting import lines, methods, reading
-from str_keras.reporting.drawing import percent_tick, png, short
-from str_keras.reporting.facts import layer_name
+from str_keras.reporting.budgets import Budgets, name_layers, plot_budgets
+from str_keras.reporting.drawing import percent_tick, png
 from str_keras.reporting.tradeoff import marker_style
 
 UNIFORM = ("gmp", "dnw", "uniform_oneshot")
@@ -70,7 +70,7 @@ def _kept(runs: Sequence[Result], folder: pathlib.Path) -> dict[str, list[float]
         if path.is_file():
             for row in reading.read_csv(path, ("path", "params", "nonzeros")):
                 share = row.need("nonzeros", int) / row.need("params", int)
-                kept.setdefault(layer_name(row.cells["path"]), []).append(share)
+                kept.setdefault(row.cells["path"], []).append(share)
     return kept
 
 
@@ -80,36 +80,18 @@ def _budgets(figure: Figure, panels: Sequence[Any]) -> None:
     names: list[str] = []
     for axes, (title, level, found, uniform) in zip(grid, panels, strict=True):
         axes.set_title(title)
-        axes.set_yscale("log")
-        shares = [v for kept in found.values() for vs in kept.values() for v in vs]
-        # A layer that died lies on the lower edge.
-        dead = min(v for v in shares if v) / 1.6
-        axes.set_ylim(dead, 1.4 * max(shares))
-        for method, kept in found.items():
-            names = list(kept)
-            x = range(len(names))
-            style = marker_style(method) | {"markersize": 4.5, "clip_on": False}
-            y = [max(statistics.median(values), dead) for values in kept.values()]
-            handles[methods.find(method).label] = axes.plot(x, y, **style)[0]
-            low = [max(min(values), dead) for values in kept.values()]
-            high = [max(*values, dead) for values in kept.values()]
-            axes.fill_between(
-                x, low, high, color=style["color"], alpha=0.15, linewidth=0
-            )
+        budgets = [
+            Budgets(methods.find(method).label, marker_style(method), [*kept.values()])
+            for method, kept in found.items()
+        ]
+        handles |= plot_budgets(axes, budgets)
+        names = list(found["str"])
         if uniform:
-            style = marker_style("gmp") | {"marker": ""}
-            line = axes.axhline(
+            style = marker_style("gmp")
+            handles["uniform (GMP, DNW, one shot)"] = axes.axhline(
                 1 - level, color=style["color"], linestyle=style["linestyle"]
             )
-            handles["uniform (GMP, DNW, one shot)"] = line
-        axes.yaxis.set_major_locator(ticker.LogLocator(10, subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(ticker.FuncFormatter(percent_tick))
-        axes.yaxis.set_minor_locator(ticker.NullLocator())
-        axes.set_ylabel("weights kept")
-    grid[-1].set_xticks(
-        range(len(names)), [short(n, 22) for n in names], rotation=90, fontsize=7.5
-    )
-    grid[-1].set_xlim(-0.6, len(names) - 0.4)
+    name_layers(grid[-1], names)
     figure.legend(handles.values(), handles, loc="outside upper left", ncols=4)
 
 

@@ -21,6 +21,7 @@ from str_keras.run_directory import METRICS
 
 FOUR = ["accuracy.png", "budget.png", "sparsity.png", "threshold.png"]
 FIVE = sorted([*FOUR, "tradeoff.png"])
+SIX = sorted([*FIVE, "budgets.png"])
 COUNTS = ("params", "nonzeros", "macs", "sparse_macs", "bytes", "sparse_bytes")
 
 
@@ -323,6 +324,32 @@ def test_runs_are_compared_by_sparsity_and_macs(tmp_path):
     )
 
 
+def test_budgets_stand_side_by_side(tmp_path):
+    """Those of one network alone; a layer without weights is seen too."""
+    kernels = mobilenet_kernels()[:4]
+    run = make_run(tmp_path / "str", kernels, 2)
+    twin = make_run(
+        tmp_path / "twin", kernels, 2, config={"method": "dnw"}, dead=[kernels[1][0]]
+    )
+    other = make_run(tmp_path / "other", kernels[1:], 2, config={"method": "gmp"})
+    dense = make_run(tmp_path / "dense", kernels, 2, sparse=False)
+    page = reporting.write_report(run, [twin, other, dense])
+    pixels = check_figure(page.parent / "budgets.png")
+    for method, shown in (("str", True), ("dnw", True), ("gmp", False)):
+        left, right = blobs(pixels, methods.METHODS[method].color)
+        assert (left > 50 and right > 50) == shown, method
+    (alt,) = [
+        text for text in Page(page).images.values() if "weights kept: str" in text
+    ]
+    rows = read_table(run / "budget.csv")
+    kept = [int(row["nonzeros"]) / int(row["params"]) for row in rows]
+    assert f"str from {100 * min(kept):.2f} %" in alt
+    assert "twin from 0.00 % (block1_depthwise)" in alt
+    assert "other" not in alt and "dense" not in alt
+    page = reporting.write_report(run, [other], tmp_path / "without")
+    assert figures(page) == FIVE
+
+
 def test_unfinished_and_dead_runs_are_not_compared(tmp_path):
     kernels = mobilenet_kernels()[:3]
     run = make_run(tmp_path / "str", kernels, 2)
@@ -333,7 +360,7 @@ def test_unfinished_and_dead_runs_are_not_compared(tmp_path):
     assert figures(reporting.write_report(run, [unfinished, dead])) == FOUR
     twin = make_run(tmp_path / "twin", kernels, 2, config={"method": "gmp"})
     page = reporting.write_report(run, [unfinished, dead, twin])
-    assert figures(page) == FIVE
+    assert figures(page) == SIX
     (alt,) = [text for text in Page(page).images.values() if "scatter" in text]
     assert "twin" in alt and "dead" not in alt and "unfinished" not in alt
 

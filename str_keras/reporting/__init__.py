@@ -28,7 +28,8 @@ def write_report(
     Returns:
         The path of `index.html`. Beside it lie `accuracy.png` and, if the run counted
         its kernels, `budget.png`; of a sparse run also `sparsity.png` and
-        `threshold.png`; of finished runs that are compared, `tradeoff.png`.
+        `threshold.png`; of finished runs that are compared, `tradeoff.png` and, if
+        they are of one network, `budgets.png`.
 
     Raises:
         OSError: if a run directory is missing or none, or files cannot be written.

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from str_keras.reporting import methods
 from str_keras.reporting.bars import draw_budget
+from str_keras.reporting.budgets import draw_budgets
 from str_keras.reporting.drawing import (
     BLUE,
     GRAY,
@@ -43,7 +44,8 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
     Returns:
         `accuracy`; `tradeoff` if finished runs can be compared; of a sparse run
-        `sparsity` and `threshold`; `budget` if the run counted its kernels.
+        `sparsity` and `threshold`; `budget` if the run counted its kernels, `budgets`
+        if others of the same network did.
     """
     run = runs[0]
     drawn = [_draw_accuracy(runs)]
@@ -57,6 +59,8 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         drawn.append(_draw_threshold(run))
     if run.summary is not None and run.summary.rows:
         drawn.append(draw_budget(run, run.summary.rows))
+    if (side_by_side := draw_budgets(runs)) is not None:
+        drawn.append(side_by_side)
     return drawn
 
 

@@ -74,6 +74,24 @@ def marker_style(name: str) -> dict[str, Any]:
     }
 
 
+def run_label(run: Run) -> str:
+    """A run and its method in a legend."""
+    label = methods.find(str(run.config.get("method"))).label
+    return f"{short(run.name)} ({label})"
+
+
+def run_styles(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Arguments of `plot` for each run: its method's, with a shape of its own."""
+    seen: dict[str, int] = {}
+    styles = []
+    for run in runs:
+        # The color is the method's; the shape tells runs of one method apart.
+        method = str(run.config.get("method"))
+        index = seen[method] = seen.get(method, -1) + 1
+        styles.append(marker_style(method) | {"marker": _SHAPES[index % len(_SHAPES)]})
+    return styles
+
+
 def _points(run: Run) -> tuple[float, float, int] | None:
     """Accuracy, density and sparse MACs at the end; None if one is not known."""
     row = run.last_evaluated
@@ -123,24 +141,18 @@ def _plot(
     sparse = [point for run, point in known if run.is_sparse]
     sparsity_axis(left, [density for _, density, _ in sparse])
     macs_axis(right, [macs for _, _, macs in sparse])
-    seen: dict[str, int] = {}
     lines, labels = [], []
-    for run, (accuracy, density, macs) in known:
-        method = str(run.config.get("method"))
-        index = seen[method] = seen.get(method, -1) + 1
-        labels.append(f"{short(run.name)} ({methods.find(method).label})")
+    styles = run_styles([run for run, _ in known])
+    dense = iter(_DENSE_LINES * len(known))
+    for (run, (accuracy, density, macs)), style in zip(known, styles, strict=True):
+        labels.append(run_label(run))
         if not run.is_sparse:  # far to one side, if it were a point
-            style = {
-                "color": methods.find(method).color,
-                "linestyle": _DENSE_LINES[index % len(_DENSE_LINES)],
-                "linewidth": 1.4,
-            }
-            lines.append(left.axhline(accuracy, **style))
-            right.axhline(accuracy, **style)
+            line = {"linestyle": next(dense), "linewidth": 1.4}
+            line["color"] = style["color"]
+            lines.append(left.axhline(accuracy, **line))
+            right.axhline(accuracy, **line)
             continue
-        # The color is the method's; the shape tells runs of one method apart.
-        style = marker_style(method) | {"linestyle": "", "markersize": 8}
-        style["marker"] = _SHAPES[index % len(_SHAPES)]
+        style |= {"linestyle": "", "markersize": 8}
         lines += left.plot([density], [accuracy], **style)
         right.plot([macs], [accuracy], **style)
     left.yaxis.set_major_formatter(ticker.FuncFormatter(percent_tick))
