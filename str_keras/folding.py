@@ -1,18 +1,21 @@
-"""From learned ranks to fixed ones: `fold_rank`."""
+"""Learned ranks: what a cell reads of its factors, and `fold_rank` to fixed ones."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 from keras import layers
 
-from str_keras.internals import functional_graph, sublayers
+from str_keras.internals import full_precision, functional_graph, sublayers
 from str_keras.model import check_built, clone, find_thresholded
 from str_keras.recurrent import FastGRNNCell
-from str_keras.thresholds import ops
+from str_keras.selection import Kernel
+from str_keras.thresholds import Tensor, ops
 
 MATRICES = ("kernel", "recurrent_kernel")
 
@@ -25,6 +28,58 @@ def learned_cells(layer: keras.Layer) -> Iterator[FastGRNNCell]:
     else:
         for inner in sublayers(layer):
             yield from learned_cells(inner)
+
+
+@dataclass(frozen=True)
+class RankFactor:
+    """W1 or W2 of a matrix of learned rank: what its cell reads of the raw one.
+
+    Args:
+        kernel: The raw factor and its layer.
+        cell: The cell that the factor belongs to.
+        matrix: "kernel" or "recurrent_kernel".
+        inner: Of `find_thresholded`, if the factor has a threshold of its own too.
+    """
+
+    kernel: Kernel
+    cell: FastGRNNCell
+    matrix: str
+    inner: Any = None
+    counted: ClassVar[bool] = True
+
+    def threshold(self) -> Tensor:
+        """g(s) in units of the importance; of the factor's own threshold, if any."""
+        if self.inner is not None:
+            return self.inner.threshold()
+        return self.cell.rank_threshold(self.matrix)
+
+    def sparse(self) -> Tensor:
+        """The columns of W1 times m; the rows of W2, zero where m is zero."""
+        with full_precision():
+            raw = ops.convert_to_tensor(self.kernel.variable.value)
+            own = raw if self.inner is None else self.inner.sparse()
+            scale = self.cell.importance(self.matrix)
+            if self.kernel.variable is getattr(self.cell, f"{self.matrix}_2"):
+                scale = ops.cast(scale != 0, scale.dtype)[:, None]
+            return ops.cast(ops.cast(own, scale.dtype) * scale, raw.dtype)
+
+
+def rank_factors(
+    model: keras.Layer, kernels: dict[int, Kernel]
+) -> Iterator[RankFactor]:
+    """Yields the factors of the learned ranks below a layer or model.
+
+    Args:
+        model: Any layer or model; cells that are not built are left out.
+        kernels: Its kernels by the id of their variable.
+    """
+    thresholded = {id(t.kernel.variable): t for t in find_thresholded(model)}
+    built = (cell for cell in learned_cells(model) if cell.built)
+    for cell, matrix, side in itertools.product(built, MATRICES, (1, 2)):
+        key = id(getattr(cell, f"{matrix}_{side}"))
+        inner = thresholded.get(key)
+        kernel = kernels[key] if inner is None else inner.kernel
+        yield RankFactor(kernel, cell, matrix, inner)
 
 
 def _kept(cell: FastGRNNCell, matrix: str) -> np.ndarray:
@@ -70,7 +125,10 @@ def _folded_weights(cell: FastGRNNCell) -> dict[int, np.ndarray | None]:
         importance = ops.convert_to_numpy(cell.importance(matrix))[kept]
         first, second = getattr(cell, f"{matrix}_1"), getattr(cell, f"{matrix}_2")
         folded[id(first)] = ops.convert_to_numpy(first)[:, kept] * importance
-        folded[id(second)] = ops.convert_to_numpy(second)[kept]
+        # Of rank 0 W2 is zero too, as nothing of it is read: counts stay the same.
+        rows = ops.convert_to_numpy(second)[kept]
+        rows[importance == 0] = 0
+        folded[id(second)] = rows
         folded[id(getattr(cell, f"{matrix}_importance"))] = None
         folded[id(getattr(cell, f"threshold_logit_{matrix}"))] = None
     return folded

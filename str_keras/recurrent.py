@@ -159,11 +159,16 @@ class FastGRNNCell(keras.Layer):
             setattr(self, f"{name}_importance", importance)
             setattr(self, f"{THRESHOLD_LOGIT}_{name}", logit)
 
+    def rank_threshold(self, name: str) -> Tensor:
+        """g(s) of "kernel" or "recurrent_kernel", in units of its m; a scalar."""
+        with full_precision():
+            logit = getattr(self, f"{THRESHOLD_LOGIT}_{name}")
+            return self.g(ops.convert_to_tensor(logit))
+
     def importance(self, name: str) -> Tensor:
         """m of "kernel" or "recurrent_kernel" behind its threshold, `[rank]`."""
         with full_precision():
-            logit = getattr(self, f"{THRESHOLD_LOGIT}_{name}")
-            threshold = self.g(ops.convert_to_tensor(logit))
+            threshold = self.rank_threshold(name)
             raw = ops.convert_to_tensor(getattr(self, f"{name}_importance"))
             return soft_threshold(ops.cast(raw, threshold.dtype), threshold)
 

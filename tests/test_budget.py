@@ -172,6 +172,70 @@ def test_measure_sparsity_is_the_summarys():
     assert overall_sparsity(measure_sparsity(net(CASES[0]))) == 0
 
 
+def learned_rank(kernel, recurrent):
+    """W1 5x5, W2 5x6, U1 and U2 6x6, of which these ranks are above exp(s) = 0.5."""
+    cell = stk.layers.FastGRNNCell(6, learn_rank=True, s_init=np.log(0.5))
+    model = keras.Sequential(
+        [
+            keras.Input((4, 5)),
+            stk.layers.FastGRNN(cell, name="rnn"),
+            layers.Dense(3, name="head"),
+        ]
+    )
+    for rank, m in (
+        (kernel, cell.kernel_importance),
+        (recurrent, cell.recurrent_kernel_importance),
+    ):
+        m.assign([0.9 if i >= m.shape[0] - rank else -0.3 for i in range(m.shape[0])])
+    return model
+
+
+def counts(model):
+    return {
+        row.path: (row.nonzeros, row.sparse_macs) for row in stk.summary(model).rows
+    }
+
+
+@pytest.mark.parametrize(
+    ("kernel", "recurrent"), [(2, 6), (5, 3), (2, 3), (0, 6), (5, 0), (0, 0)]
+)
+def test_a_learned_rank_counts_as_it_does_once_it_is_folded(kernel, recurrent):
+    model = learned_rank(kernel, recurrent)
+    numbers = [5 * kernel, 6 * kernel, 6 * recurrent, 6 * recurrent]
+    rows = stk.summary(model).rows
+    assert [row.nonzeros for row in rows] == [*numbers, 18]
+    assert [row.sparse_macs for row in rows] == [4 * n for n in numbers] + [18]
+    assert [row.threshold for row in rows] == [*4 * [pytest.approx(0.5)], None]
+    assert [row.reason for row in rows] == [*4 * [""], "not wrapped"]
+    plain = stk.strip(model)
+    assert counts(model) == counts(plain)
+    if kernel and recurrent:  # else one rank of zeros is kept
+        assert stk.summary(plain).kernels.params == sum(numbers) + 18
+    measured = measure_sparsity(model)
+    assert [item.nonzeros for item in measured] == numbers
+    assert [item.path for item in measured] == [row.path for row in rows[:4]]
+    # The budget keeps what the model keeps: folding is no reason to prune again.
+    budget = stk.budget.Budget.of(model)
+    assert budget.rates["rnn/recurrent_kernel_2"] == pytest.approx(1 - recurrent / 6)
+    for a, b in zip(budget.apply(model).weights, plain.weights, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
+
+
+def test_thresholds_on_the_factors_of_a_learned_rank_count_too():
+    model = stk.sparsify(learned_rank(2, 3), s_init=-2.0, skip="head")
+    assert counts(model) == counts(stk.strip(model))
+    first = model.thresholded[0]
+    assert first.kernel.path == "rnn/kernel_1"
+    left = np.abs(ops.convert_to_numpy(first.kernel.variable)) > reference.sigmoid(-2.0)
+    row = stk.summary(model).rows[0]
+    assert row.nonzeros == np.count_nonzero(left[:, -2:]) < 10
+    assert row.threshold == pytest.approx(reference.sigmoid(-2.0))
+    assert measure_sparsity(model)[0].nonzeros == row.nonzeros
+    # Rates of kernels as the model has them, whatever is left of their ranks.
+    rule = stk.budget.erk(model, 0.5, skip="head")
+    assert rule.totals(model).nonzeros == round(0.5 * (25 + 30 + 36 + 36)) + 18
+
+
 def test_mixed_precision_counts_bytes_of_the_stored_kernel():
     keras.config.set_dtype_policy("mixed_float16")
     assert stk.summary(stk.sparsify(net(CASES[0]))).rows[0].bytes == 4 * 35

@@ -298,6 +298,17 @@ def test_fold_rank_keeps_outputs_and_drops_what_is_zero(folded):
     assert (forward, backward) == (cells[0].ranks, cells[1].ranks)
 
 
+def test_zeros_are_counted_before_folding_as_after(folded):
+    """In every place that can hold a cell."""
+    rows = [
+        {row.path: (row.nonzeros, row.sparse_macs) for row in stk.summary(m).rows}
+        for m in folded
+    ]
+    assert rows[0] == rows[1]
+    learned = [row for row in stk.summary(folded[0]).rows if row.threshold is not None]
+    assert len(learned) == 5 * 4 and any(row.sparsity for row in learned)
+
+
 def test_a_folded_model_reloads(folded, tmp_path):
     fixed = folded[1]
     fixed.save(tmp_path / "model.keras")

@@ -30,10 +30,11 @@ def _shapes(
     kernels, _ = select(plain, skip)
     if not kernels:
         raise ValueError(f"No kernel is left to prune. Received: model={model.name}")
-    shapes = {kernel.path: tuple(kernel.variable.shape) for kernel in kernels}
+    # Of the model itself: a learned rank is folded in what is stripped.
+    whole = {path: tuple(v.shape) for path, _, v in kernel_paths(model)}
+    shapes = {kernel.path: whole[kernel.path] for kernel in kernels}
     # In order of the model, so that the tables of two budgets stand side by side.
-    dense = {path: 0.0 for path, _, _ in kernel_paths(plain)}
-    return shapes, dense
+    return shapes, dict.fromkeys(whole, 0.0)
 
 
 def uniform(

@@ -14,9 +14,11 @@ from keras import layers
 
 from str_keras import internals
 from str_keras.budget.table import KernelRow, Summary, sum_known
+from str_keras.folding import rank_factors
 from str_keras.layers import SoftThreshold
 from str_keras.model import SubstitutedModel, asked_for_shapes, find_thresholded
 from str_keras.selection import (
+    Kernel,
     find_matrices,
     is_matrix,
     is_recurrent,
@@ -144,6 +146,20 @@ def geometry(
     return rows
 
 
+def _find_read(model: keras.Layer) -> dict[int, Any]:
+    """By id of the variable what a layer reads in place of a raw kernel.
+
+    As of `find_thresholded`, and the factors of learned ranks.
+    """
+    kernels = {
+        id(v): Kernel(path, layer, v, ()) for path, layer, v in kernel_paths(model)
+    }
+    found = {id(item.kernel.variable): item for item in find_thresholded(model)}
+    for factor in rank_factors(model, kernels):
+        found[id(factor.kernel.variable)] = factor
+    return found
+
+
 def _reasons(model: keras.Model) -> dict[str, str]:
     """Why layers have no threshold, by their path."""
     reasons: dict[str, str] = {}
@@ -170,7 +186,7 @@ def _measured(
 
 
 def _rows(model: keras.Model, input_shape: Any) -> Iterator[KernelRow]:
-    thresholded = {id(t.kernel.variable): t for t in find_thresholded(model)}
+    thresholded = _find_read(model)
     reasons = _reasons(model)
     for row, variable in geometry(model, input_shape):
         item = thresholded.get(id(variable))
@@ -238,6 +254,8 @@ def _count_nonzero(tensor: Any) -> int:
 def measure_sparsity(model: keras.Model) -> list[KernelSparsity]:
     """Counts the non-zeros of each thresholded kernel: quick enough for every epoch.
 
+    Factors of learned ranks are among them, see `KernelRow`.
+
     Args:
         model: Any model; a plain one gives an empty list.
     """
@@ -248,7 +266,7 @@ def measure_sparsity(model: keras.Model) -> list[KernelSparsity]:
             nonzeros=_count_nonzero(item.sparse()),
             threshold=float(np.mean(ops.convert_to_numpy(item.threshold()))),
         )
-        for item in find_thresholded(model)
+        for item in _find_read(model).values()
         if item.counted
     ]
 

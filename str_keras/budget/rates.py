@@ -47,10 +47,8 @@ def _keep_largest(values: np.ndarray, number: int) -> np.ndarray:
     return np.where(kept.reshape(values.shape), values, np.zeros_like(values))
 
 
-def _prune(
-    path: str, layer: keras.Layer, variable: keras.Variable, rate: float
-) -> None:
-    """Prunes a kernel in place."""
+def _prune(path: str, layer: keras.Layer, variable: keras.Variable, kept: int) -> None:
+    """Prunes a kernel in place to `kept` weights at most."""
     mend = ""
     values = np.asarray(ops.convert_to_numpy(variable))
     if getattr(layer, "quantization_mode", None) is not None:
@@ -61,7 +59,7 @@ def _prune(
         mend = "A kernel with NaN or infinity cannot be pruned: restore its weights"
     if mend:
         raise ValueError(f"{mend}. Received: kernel={path}")
-    variable.assign(_keep_largest(values, num_kept(values.size, rate)))
+    variable.assign(_keep_largest(values, min(kept, values.size)))
 
 
 def _give(text: str, path: Path | None) -> str:
@@ -204,7 +202,8 @@ class Budget:
 
         Of each kernel the `num_kept(size, rate)` largest weights stay as they are, of
         equal ones those that come first; the others become 0. A kernel with more
-        zeros than that stays as it is.
+        zeros than that stays as it is. The size is that in the model given: what a
+        learned rank has lost, and `stk.strip` takes out, counts as zeros.
 
         Args:
             model: A built Functional or Sequential model; one with thresholds is
@@ -220,10 +219,12 @@ class Budget:
                 weights beside it, or is not finite.
         """
         rates = self.match(model, strict)
+        sizes = {path: math.prod(v.shape) for path, _, v in kernel_paths(model)}
         plain = strip(model)
         for path, layer, variable in kernel_paths(plain):
             if rates.get(path, 0.0) > 0:
-                _prune(path, layer, variable, rates[path])
+                kept = num_kept(sizes[path], rates[path])
+                _prune(path, layer, variable, kept)
         return plain
 
     def totals(

@@ -24,9 +24,12 @@ class KernelRow:
         kind: Type of its layer.
         shape: Shape of the kernel.
         params: Number of weights.
-        nonzeros: Weights that are not zero as the layer reads them.
-        threshold: g(s) in units of the kernel; the mean where a kernel has several;
-            None where it has none.
+        nonzeros: Weights that are not zero as the layer reads them. Of a matrix of
+            learned rank W1 diag(m) W2 these are the columns of W1, and rows of W2,
+            whose m is not zero: none of rank 0, where `stk.fold_rank` keeps one of
+            zeros.
+        threshold: g(s) in units of the kernel (of m where the rank is learned); the
+            mean where a kernel has several; None where it has none.
         macs: Multiply-accumulates of one example, taps on padding counted; None where
             they are not known: a layer of a type that is not in our table, or an
             input whose size the model leaves open.
