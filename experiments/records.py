@@ -51,20 +51,23 @@ COLUMNS = (
 FINISHED = "finished"
 Row = dict[str, Any]
 
+LOCKS = ".locks"
+
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, wait: bool = True) -> Iterator[bool]:
     """Holds the lock of a file's name; the system frees it when a process is killed.
 
     Args:
-        path: Whose; the lock itself is beside it, hidden.
+        path: Whose; the lock itself is in a hidden folder beside it.
         wait: Until it is free; else yields False where another process holds it.
 
     Yields:
         Whether it is held.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / f".{path.name}.lock").open("w") as file:
+    folder = path.parent / LOCKS
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / path.name).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -78,11 +81,10 @@ class Table:
 
     Args:
         path: The file; it need not exist.
-        lock: Beside which its lock is; beside `path` if None.
     """
 
-    def __init__(self, path: pathlib.Path, lock: pathlib.Path | None = None):
-        self.path, self.lock = path, lock or path
+    def __init__(self, path: pathlib.Path):
+        self.path = path
 
     def read(self) -> dict[str, Row]:
         """Rows by id, as text.
@@ -104,7 +106,7 @@ class Table:
 
     def add(self, row: Row) -> None:
         """Adds a row, in the place of one of the same id; all of it or nothing."""
-        with locked(self.lock):
+        with locked(self.path):
             rows = self.read() | {row["id"]: row}
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")

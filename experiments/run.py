@@ -12,9 +12,12 @@ for the ramp of gmp, which is of tensorflow-model-optimization.
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -22,6 +25,9 @@ if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
     os.environ["STR_KERAS_PROGRAM"] = "1"  # a start without TensorFlow's log
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # nor a line for each `fit`
 from str_keras import cli
+
+if TYPE_CHECKING:
+    from experiments.suites import Cell
 
 FLAGS = flags.FLAGS
 DEFAULT_RESULTS = "experiments/results"
@@ -33,7 +39,9 @@ def define_flags() -> None:
     flags.DEFINE_boolean("list", False, "Show the runs and what is done of them.")
     flags.DEFINE_string("only", "", "Runs whose id has this regular expression in it.")
     flags.DEFINE_list("seeds", [], "Runs of these seeds, such as 0,1; all if empty.")
-    flags.DEFINE_float("minutes", None, "Stop, with a checkpoint, within this time.")
+    flags.DEFINE_float(
+        "minutes", None, "Stop, with a checkpoint, within this time.", 0.0
+    )
     flags.DEFINE_string(
         "results", DEFAULT_RESULTS, "Folder of the tables, budgets and histories."
     )
@@ -98,35 +106,74 @@ def _command() -> list[str]:
     return words
 
 
-def main() -> None:
-    """Runs a suite, or shows it."""
+def _none_chosen() -> ValueError:
+    return ValueError(
+        "No run of the suite is chosen; --list shows them. "
+        f"Received: only={FLAGS.only!r}, seeds={FLAGS.seeds}"
+    )
+
+
+def _print_commands(lines: list[str], pattern: re.Pattern[str]) -> None:
+    """The suites that are one command a run, of str_keras.train."""
+    useless = [n for n in ("seeds", "epochs", "limit", "minutes") if FLAGS[n].present]
+    if useless:
+        raise ValueError(
+            "The paper's suites are commands of str_keras.train, which has flags of "
+            f"its own: leave --{useless[0]} out. "
+            f"Received: {useless[0]}={FLAGS[useless[0]].value}"
+        )
+    lines = [line for line in lines if pattern.search(line)]
+    if not lines:
+        raise _none_chosen()
+    print("These take days of GPUs each; run them one by one:\n" + "\n".join(lines))
+
+
+def _check(chosen: Sequence[Cell]) -> None:
+    """Refuses, before anything is trained, what could only fail after it."""
+    batch = max(cell.config.batch_size for cell in chosen)
+    if FLAGS.limit is not None and FLAGS.limit < batch:
+        raise ValueError(
+            f"A step takes {batch} images: --limit is at least that. "
+            f"Received: limit={FLAGS.limit}"
+        )
+    if FLAGS.minutes is not None and not math.isfinite(FLAGS.minutes):
+        raise ValueError(f"--minutes is a number. Received: minutes={FLAGS.minutes}")
+    for name in ("results", "output"):
+        path = pathlib.Path(FLAGS[name].value)
+        found = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not found.is_dir():
+            raise NotADirectoryError(
+                f"--{name} is a folder. Received: {name}={FLAGS[name].value!r}"
+            )
+
+
+def main() -> int:
+    """Runs a suite, or shows it; 1 if a run failed."""
     from experiments import runner, small_nets, suites
 
     if not FLAGS.suite:
         raise ValueError(f"--suite is missing: {', '.join(suites.NAMES)}.")
+    pattern, seeds = _pattern(), _seeds()
     if lines := suites.commands(FLAGS.suite):
-        print("These take days of GPUs each; run them one by one:\n" + "\n".join(lines))
-        return
+        _print_commands(lines, pattern)
+        return 0
     _use_threads(FLAGS.threads)  # before anything is computed
     small_nets.register()
     cells = suites.create(FLAGS.suite, FLAGS.epochs, FLAGS.limit)
-    pattern, seeds = _pattern(), _seeds()
     chosen = [
         cell
         for cell in cells
         if pattern.search(cell.id) and (not seeds or cell.config.seed in seeds)
     ]
     if not chosen:
-        raise ValueError(
-            "No run of the suite is chosen; --list shows them. "
-            f"Received: only={FLAGS.only!r}, seeds={FLAGS.seeds}"
-        )
+        raise _none_chosen()
     given = FLAGS.epochs is not None or FLAGS.limit is not None
     if given and FLAGS.results == DEFAULT_RESULTS and not FLAGS.list:
         raise ValueError(
             "--epochs and --limit make other runs than the tables are of: name a "
             f"folder for them with --results. Received: results={FLAGS.results!r}"
         )
+    _check(chosen)
     options = runner.Options(
         command=_command(),
         results=pathlib.Path(FLAGS.results),
@@ -145,8 +192,12 @@ def main() -> None:
             state = rows[cell.id]["status"] if cell in done else ""
             print(f"{cell.id}  {state}".rstrip())
     print(f"{FLAGS.suite}: {len(done)} of {len(chosen)} runs are done", flush=True)
-    if not FLAGS.list:
-        worker.run(chosen)
+    if FLAGS.list:
+        return 0
+    worker.run(chosen)
+    rows = worker.table.read()
+    failed = [c for c in chosen if rows.get(c.id, {}).get("status", "")[:6] == "failed"]
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

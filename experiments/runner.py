@@ -60,8 +60,7 @@ class Runner:
     def __init__(self, suite: str, cells: Sequence[Cell], options: Options):
         self.suite, self.options = suite, options
         self.cells = {cell.id: cell for cell in cells}
-        table = options.results / f"{suite}.csv"
-        self.table = records.Table(table, options.output / table.name)
+        self.table = records.Table(options.results / f"{suite}.csv")
         self.environment = records.environment(options.threads)
         minutes = options.minutes
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
@@ -121,7 +120,8 @@ class Runner:
 
     def _claim(self, cell: Cell, chosen: Sequence[Cell]) -> bool:
         """Runs a cell unless another process does, or has."""
-        with records.locked(self.options.output / cell.id, wait=False) as mine:
+        # Beside the table: processes with other folders of checkpoints share it too.
+        with records.locked(self.options.results / cell.id, wait=False) as mine:
             if not mine or self.is_done(cell, self.table.read()):
                 return False
             self._run(cell)

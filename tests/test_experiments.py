@@ -217,7 +217,7 @@ def test_suites_are_complete_grids_in_order(name):
     cells = suites.create(name)
     ids = [cell.id for cell in cells]
     spared = 6 * ("mobilenet" in name)
-    assert len(ids) == len(set(ids)) == 3 + 8 * 5 * 3 + 3 + spared
+    assert len(ids) == len(set(ids)) == 3 + 8 * 5 * 3 + 2 * 3 + spared
     variants = {cell.variant for cell in cells} - {""}
     assert variants == {"tfmot", *["gmp_depthwise_dense"] * bool(spared)}
     assert {cell.method for cell in cells} == {*config.METHODS} | variants
@@ -282,6 +282,8 @@ def test_paper_suites_are_commands(capsys):
     status, out, _ = run_program(run, ["--suite=imagenet_resnet50"], capsys)
     lines = out.splitlines()[1:]
     assert status == 0 and len(lines) > 16
+    few = run_program(run, ["--suite=imagenet_resnet50", "--only=gmp_9"], capsys)[1]
+    assert few.splitlines()[1:] == [x for x in lines if "gmp_9" in x] != []
     for line in lines:
         name = line.split("--config=")[1].split()[0]
         assert config.find(name).is_file()
@@ -439,7 +441,7 @@ def test_what_fails_is_a_row_and_the_others_go_on(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(training.Run, "train", broken)
     with registered():
         status, out, _ = run_program(run, flags_of(tmp_path, "--only=gmp|str"), capsys)
-    assert status == 0 and "[2/2]" in out
+    assert status == 1 and "[2/2]" in out
     found = {row["status"] for row in rows_of(tmp_path / "results").values()}
     assert found == {"failed: RuntimeError: no memory"}
     monkeypatch.undo()
@@ -488,16 +490,39 @@ def test_without_its_data_a_suite_ends(tmp_path, capsys):
     places = [f"--results={tmp_path / 'results'}", f"--output={tmp_path / 'runs'}"]
     status, _, err = run_program(run, [*flags, *places], capsys)
     assert status == 1 and err.startswith("error: ") and len(err.splitlines()) == 1
-    assert not (tmp_path / "results").exists()
+    assert not list((tmp_path / "results").glob("*.csv"))
 
 
 def test_another_process_has_the_run(tmp_path):
+    """Also one whose checkpoints are elsewhere: the table is what both write."""
     with registered() as grid:
-        options = runner.Options([], tmp_path / "results", tmp_path / "runs")
         cell = grid.cell("dense", None, 0)
-        worker = runner.Runner("tiny", [cell], options)
-        with records.locked(options.output / cell.id):
-            assert not worker._claim(cell, [cell])
+        options = [
+            runner.Options([], tmp_path / "results", tmp_path / output)
+            for output in ("runs", "others")
+        ]
+        first, second = (runner.Runner("tiny", [cell], each) for each in options)
+        with records.locked(first.options.results / cell.id):
+            assert not second._claim(cell, [cell])
+
+
+def test_runners_with_other_checkpoints_lose_no_rows(tmp_path):
+    code = (
+        "import pathlib, sys; from experiments import records, runner\n"
+        "results, output = map(pathlib.Path, sys.argv[1:])\n"
+        "table = runner.Runner('x', [], runner.Options([], results, output)).table\n"
+        "empty = dict.fromkeys(records.COLUMNS, '')\n"
+        "for i in range(40): table.add(empty | {'id': f'{output.name}{i}'})\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "results", tmp_path / output],
+            cwd=ROOT,
+        )
+        for output in ("a", "b")
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert len(records.Table(tmp_path / "results" / "x.csv").read()) == 80
 
 
 @pytest.mark.parametrize(
@@ -510,6 +535,15 @@ def test_another_process_has_the_run(tmp_path):
         (["--suite=fashion_mobilenet", "--limit=9"], "name a folder.*--results"),
         (["--suite=fashion_mobilenet", "--seeds=a"], "--seeds are numbers.*'a'"),
         (["--suite=fashion_mobilenet", "--seeds=7"], r"No run.*seeds=\['7'\]"),
+        (["--suite=fashion_mobilenet", "--minutes=-5"], r"minutes.*-5"),
+        (["--suite=fashion_mobilenet", "--minutes=nan"], "--minutes.*=nan"),
+        (["--suite=fashion_mobilenet", f"--results={__file__}"], "--results is a f"),
+        (
+            ["--suite=fashion_mobilenet", "--limit=9", "--results=none"],
+            "step takes 128.*limit=9",
+        ),
+        (["--suite=imagenet_resnet50", "--only=nothing"], "No run.*only='nothing'"),
+        (["--suite=imagenet_resnet50", "--seeds=1"], r"leave --seeds out.*\['1'\]"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message, capsys):
