@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 
 from str_keras.thresholds import ThresholdFunction
 
@@ -14,9 +15,11 @@ def check_s_init(s_init: float | None, g: ThresholdFunction) -> float:
         ValueError: if it is not a finite number.
     """
     value = g.s_init if s_init is None else s_init
+    # float() would read these: True as 1, "1_0" as 10.
+    number = not isinstance(value, bool | np.bool_ | str | bytes)
     try:
-        value = float(value)
-    except (TypeError, ValueError):
+        value = float(value) if number else float("nan")
+    except (TypeError, ValueError, OverflowError):
         value = float("nan")
     if not abs(value) < float("inf"):
         raise ValueError(f"`s_init` must be a finite number. Received: {s_init=}")

@@ -40,6 +40,12 @@ def _check_size(name: str, value: Any, optional: bool = False) -> Any:
     )
 
 
+def _check_flag(name: str, value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise ValueError(f"`{name}` is True or False. Received: {name}={value!r}")
+
+
 def _multiply(inputs: Tensor, factors: Factors) -> Tensor:
     for factor in factors:
         inputs = ops.matmul(inputs, factor)
@@ -90,8 +96,9 @@ class FastGRNNCell(keras.Layer):
 
     Raises:
         ValueError: for sizes that are no positive integers, a rank above the smaller
-            side of its matrix, an unknown `g`, a non-finite `s_init`, or an `s_init`
-            without `learn_rank`.
+            side of its matrix, a `learn_rank` that is no bool, an unknown `g`, an
+            `s_init` that is no finite number or without `learn_rank`, or inputs whose
+            number of features is not known.
 
     Source: Kusupati et al. 2018 (FastGRNN, equations 2 to 4), initial values as in its
     code; m: Kusupati et al. 2020 (STR), on RNNs. m starts uniform in [0, 1): decay
@@ -114,7 +121,7 @@ class FastGRNNCell(keras.Layer):
         self.recurrent_rank = _check_size(
             "recurrent_rank", recurrent_rank, optional=True
         )
-        self.learn_rank = bool(learn_rank)
+        self.learn_rank = _check_flag("learn_rank", learn_rank)
         self.g = get_g(g)
         if s_init is not None and not learn_rank:
             raise ValueError(
@@ -125,6 +132,12 @@ class FastGRNNCell(keras.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Adds the weights for inputs of `[batch, D]`."""
+        if len(input_shape) != 2 or input_shape[-1] is None:
+            raise ValueError(
+                "The input of a step is `[batch, D]` with D known: call the layer on "
+                "sequences `[batch, steps, D]`, as of keras.Input((None, 3)). "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
         self._add_matrix("kernel", input_shape[-1], self.kernel_rank)
         self._add_matrix("recurrent_kernel", self.units, self.recurrent_rank)
         for name in ("gate_bias", "update_bias"):

@@ -254,6 +254,9 @@ def test_regularizers_act_on_the_raw_kernel():
         ({"granularity": "channel"}, ValueError, "granularity='channel'"),
         ({"s_init": float("nan")}, ValueError, "s_init=nan"),
         ({"s_init": "low"}, ValueError, "s_init='low'"),
+        ({"s_init": "-1"}, ValueError, "s_init='-1'"),
+        ({"s_init": True}, ValueError, "s_init=True"),
+        ({"s_init": -(10**400)}, ValueError, "finite number"),
         ({"g": "softplus"}, ValueError, "g='softplus'"),
     ],
 )

@@ -403,11 +403,31 @@ def test_recurrent_layers_are_sparsified_without_naming_kernels(tmp_path):
         ({"g": "tanh"}, "Unknown threshold function"),
         ({"s_init": -1.0}, "`s_init` is for `learn_rank=True`"),
         ({"s_init": float("inf"), "learn_rank": True}, "s_init=inf"),
+        ({"s_init": True, "learn_rank": True}, "finite number. Received: s_init=True"),
+        ({"learn_rank": "False"}, "True or False. Received: learn_rank='False'"),
+        ({"learn_rank": 1}, "Received: learn_rank=1"),
+        ({"learn_rank": None}, "Received: learn_rank=None"),
     ],
 )
 def test_bad_arguments(arguments, match):
     with pytest.raises(ValueError, match=match):
         FastGRNN(FastGRNNCell(**{"units": UNITS, **arguments}))(X)
+
+
+@pytest.mark.parametrize("layer", [layers.RNN, FastGRNN])
+@pytest.mark.parametrize("learn_rank", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "step"),
+    [
+        ((None, None), r"\(None, None\)"),
+        ((FEATURES,), r"\(None,\)"),
+        ((STEPS, 2, FEATURES), rf"\(None, 2, {FEATURES}\)"),
+    ],
+)
+def test_inputs_that_are_no_sequences_of_known_features(layer, learn_rank, shape, step):
+    cell = FastGRNNCell(UNITS, learn_rank=learn_rank)
+    with pytest.raises(ValueError, match=f"steps, D.*Received: input_shape={step}"):
+        layer(cell)(keras.Input(shape))
 
 
 def test_ranks_before_building_and_bad_models():
