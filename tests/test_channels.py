@@ -587,6 +587,45 @@ def test_channels_first_is_left_alone():
     assert type(create_step(layer, [x], x)) is Opaque
 
 
+TOLD = pytest.mark.parametrize(
+    ("training", "left"), [(True, 4), (False, 3), (None, 3)], ids=str
+)
+
+
+@TOLD
+@pytest.mark.parametrize("kind", [layers.BatchNormalization, layers.GaussianNoise])
+def test_a_layer_told_to_train_is_left_alone(float64, kind, training, left):
+    """A batch norm of the batch has another constant, noise has none."""
+    inputs = keras.Input((8, 8, 3))
+    layer = kind(1.0) if kind is layers.GaussianNoise else kind()
+    x = layers.Conv2D(4, 3, use_bias=False, name="conv")(inputs)
+    x = layers.Conv2D(5, 1, name="last")(layer(x, training=training))
+    x = layers.GlobalAveragePooling2D()(x)
+    model = randomize(keras.Model(inputs, layers.Dense(2)(x)), RNG)
+    kill(model.get_layer("conv").kernel, (..., 1))
+    small = channels.shrink(model)
+    assert widths(small)["conv/kernel"] == left
+    if kind is layers.BatchNormalization:
+        assert_same(model, small)
+
+
+@TOLD
+@pytest.mark.parametrize("first", [True, False])
+def test_all_layers_of_a_model_told_to_train_are_left_alone(
+    float64, training, left, first
+):
+    """Also where another call of it, before or after, is not told so."""
+    inner = randomize(chain(), RNG)
+    kill(inner.get_layer("conv").kernel, (..., 1))
+    inner.name = "encoder"
+    inputs = keras.Input((8, 8, 3))
+    calls = [inner(inputs, training=training if i == first else None) for i in (0, 1)]
+    model = keras.Model(inputs, layers.Dense(2, name="head")(layers.Add()(calls)))
+    small = channels.shrink(model)
+    assert widths(small)["encoder/conv/kernel"] == left
+    assert_same(model, small)
+
+
 def test_nested_models_shrink_inside_and_keep_their_borders(float64):
     inner = randomize(chain(), RNG)
     kill(inner.get_layer("conv").kernel, (..., 1))

@@ -21,6 +21,7 @@ from str_keras.channels.steps import (
     create_step,
     is_foldable,
 )
+from str_keras.selection import walk
 
 
 @dataclass(eq=False)
@@ -62,6 +63,15 @@ def _tensors(structure: Any) -> list[Tensor]:
     return [x for x in flat if isinstance(x, keras.KerasTensor)]
 
 
+def _has_options(args: Any, kwargs: Any) -> bool:
+    """Whether a call is told more than its inputs: `training=True`, a mask."""
+    given = keras.tree.flatten((args, kwargs))
+    return any(
+        not (isinstance(value, keras.KerasTensor) or value is None or value is False)
+        for value in given
+    )
+
+
 class Flow:
     """The channels of a model: spaces, constants, and what may leave.
 
@@ -76,8 +86,9 @@ class Flow:
         self._spaces: dict[int, Space] = {}
         self._constants: dict[int, Array] = {}
         self._seen: set[int] = set()
+        self._told: set[int] = set()  # layers in models called with options
         self._trace(model)
-        self._leave_shared_layers()
+        self._leave_alone()
         for step in self.steps:
             self._connect(step)
         for tensor in self.outputs:
@@ -91,24 +102,34 @@ class Flow:
             return
 
         def visit(operation: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(operation, keras.Model) and id(operation) not in self._seen:
-                self._trace(operation)
+            has_options = _has_options(args, kwargs)
+            if isinstance(operation, keras.Model):
+                if has_options:  # `training` reaches all layers inside
+                    self._told |= {id(layer) for _, layer in walk(operation)}
+                if id(operation) not in self._seen:
+                    self._trace(operation)
             outputs = operation.compute_output_spec(*args, **kwargs)
             inputs, found = _tensors((args, kwargs)), _tensors(outputs)
+            known = len(found) == 1 and not has_options
             for output in found:
-                create = create_step if len(found) == 1 else Opaque
+                create = create_step if known else Opaque
                 self.steps.append(create(operation, inputs, output))
             return outputs
 
         outputs = internals.run_graph(graph, graph.inputs, visit)
         self.outputs |= {id(x) for x in keras.tree.flatten(outputs)}
 
-    def _leave_shared_layers(self) -> None:
-        """Weights that several calls share are left as they are."""
+    def _leave_alone(self) -> None:
+        """Makes opaque what shares its weights with other calls, or is told by them."""
         calls = Counter(id(step.layer) for step in self.steps)
+
+        def is_left(layer: Any) -> bool:
+            shared = calls[id(layer)] > 1 and getattr(layer, "weights", [])
+            return bool(shared) or id(layer) in self._told
+
         self.steps = [
             Opaque(step.layer, step.inputs, step.output)
-            if calls[id(step.layer)] > 1 and getattr(step.layer, "weights", [])
+            if is_left(step.layer)
             else step
             for step in self.steps
         ]

@@ -103,8 +103,8 @@ def shrink(model: keras.Model) -> keras.Model:
     Known are Dense, Conv1D/2D/3D without groups, DepthwiseConv1D/2D with a multiplier
     of 1, BatchNormalization, elementwise activations, pooling, dropout, zero padding,
     cropping, upsampling, Flatten and Add, all with their channels last. Any other
-    layer, one that is called more than once, and the borders of nested models are left
-    as they are.
+    layer, one that is called more than once or with options (`training=True`, a mask),
+    and the borders of nested models are left as they are.
 
     Args:
         model: A built Functional or Sequential model, plain or sparse (it is stripped
