@@ -50,6 +50,14 @@ def adopt_signature(wrapper: keras.Layer, layer: keras.Layer) -> None:
     wrapper.__dict__["build"].__signature__ = inspect.signature(layer.build)
 
 
+def first_argument(operation: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """What an operation was called on: by name it need not come first."""
+    if args:
+        return args[0]
+    names = getattr(operation, "call_signature_parameters", [])
+    return next(kwargs[name] for name in (*names, *kwargs) if name in kwargs)
+
+
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """The layers that a layer or model holds, of whatever kind it is."""
     return list(layer._flatten_layers(include_self=False, recursive=False))

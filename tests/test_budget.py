@@ -103,6 +103,22 @@ def test_einsum_labels_with_an_ellipsis_and_calls_by_keyword():
     assert macs == {(6, 7): 20 * 42, (7, 2): 20 * 14, (4, 3): 30 * 12}
 
 
+@pytest.mark.parametrize(
+    ("create", "macs"),
+    [
+        (lambda x: layers.Dense(3)(training=True, inputs=x), [4 * 21]),
+        (lambda x: layers.LSTM(3)(training=True, sequences=x), [4 * 84, 4 * 36]),
+        (lambda x: stk.SoftThreshold(layers.Dense(3))(training=True, inputs=x), [84]),
+        (lambda x: net(CASES[1])(training=True, inputs=x), CASES[1].macs),
+    ],
+    ids=["dense", "lstm", "wrapper", "model"],
+)
+def test_a_call_may_be_told_more_before_its_inputs(create, macs):
+    x = keras.Input((4, 7))
+    rows = stk.summary(keras.Model(x, create(x))).rows
+    assert [row.macs for row in rows] == list(macs)
+
+
 def test_open_sizes_give_no_macs_until_they_are_named():
     model = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 3)])
     summary = stk.summary(model)

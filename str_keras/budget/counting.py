@@ -73,7 +73,7 @@ def _count_uses(model: keras.Model, input_shape: Any) -> dict[int, int | None]:
     uses: dict[int, int | None] = {}
 
     def visit(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        first = args[0] if args else next(iter(kwargs.values()))
+        first = internals.first_argument(operation, args, kwargs)
         if isinstance(operation, keras.Model):
             graph = internals.functional_graph(operation)
             if graph is not None:
