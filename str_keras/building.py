@@ -99,7 +99,7 @@ def _pruned(config: TrainConfig, dense: keras.Model) -> keras.Model:
     skip = _skip_rules(config.skip)
     sparsity = config.sparsity or 0.0  # a budget has its own
     if config.takes_budget:
-        file = config.budget.endswith((".csv", ".json"))
+        file = config.budget.lower().endswith((".csv", ".json"))
         wanted = (budget.read if file else budget.published)(config.budget)
     elif config.method == "erk_rigl_static":
         wanted = budget.erk(dense, sparsity, skip)

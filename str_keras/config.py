@@ -327,6 +327,6 @@ def read(path: pathlib.Path) -> dict[str, Any]:
             values = tomllib.loads(text)
         if not isinstance(values, dict):
             raise ValueError("not a table of names and values")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     return values

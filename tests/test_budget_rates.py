@@ -386,6 +386,9 @@ ROW = {"path": "a", "sparsity": 0.5}
         ("b.csv", "path,sparsity\na,nan\n", "0 to 1.*a=nan"),
         ("b.csv", "path,sparsity\na,90%\n", "0 to 1.*a='90%' in row 1"),
         ("b.csv", "path,sparsity\na,\n", "0 to 1.*a='' in row 1"),
+        ("b.csv", "path,sparsity\na,1_0e-1\n", "0 to 1.*a='1_0e-1' in row 1"),
+        ("b.csv", "path,sparsity\n,0.5\n", "of a layer: name it.*path=''"),
+        ("b.csv", "path,sparsity\n a,0.5\n ,0.5\n", "name it.*path=' '"),
         ("b.csv", "path,sparsity\na\n", "row 1 has not as many cells"),
         ("b.csv", "path,sparsity\na,0.5,1\n", "row 1 has not as many cells"),
         ("b.csv", "path,rate\na,0.5\n", "no sparsity.*Received: path, rate"),
@@ -402,6 +405,26 @@ ROW = {"path": "a", "sparsity": 0.5}
         ("b.json", {"layers": [{**ROW, "sparsity": None}]}, "a=None"),
         ("b.json", {"layers": [{**ROW, "path": 3}]}, "path=3"),
         ("b.json", {"layers": [{**ROW, "rate": 1}]}, "remove it.*rate"),
+        ("b.json", {"layers": [{**ROW, "path": ""}]}, "name it.*path=''"),
+        ("b.json", {"layers": [{**ROW, "sparsity": "1_0e-1"}]}, "a='1_0e-1'"),
+        ("b.json", {"layers": [{**ROW, "sparsity": 10**400}]}, "0 to 1.*a=inf"),
+        (
+            "b.json",
+            f'{{"layers": [{{"path": "a", "sparsity": 1{"0" * 5000}}}]}}',
+            "0 to 1.*a=inf",
+        ),
+        (
+            "b.json",
+            '{"layers": [{"path": "a", "sparsity": 0.1, "sparsity": 0.9}]}',
+            "stands twice.*key='sparsity'",
+        ),
+        (
+            "b.json",
+            '{"layers": [], "layers": [{"path": "a", "sparsity": 0.1}]}',
+            "stands twice.*key='layers'",
+        ),
+        ("b.json", "[" * 100_000, "nested too deeply"),
+        ("b.json", '{"name":' * 100_000, "nested too deeply"),
         ("b.txt", "path,sparsity\na,0.5\n", "a .csv or a .json file"),
     ],
 )
@@ -416,12 +439,22 @@ def test_bad_files(tmp_path, name, content, message):
     assert "\n" not in str(error.value)
 
 
+def test_suffixes_in_capitals(tmp_path):
+    budget = Budget("mine", {"a": 0.5}, "a test")
+    budget.to_csv(tmp_path / "MINE.CSV")
+    budget.to_json(tmp_path / "mine.Json")
+    assert read(tmp_path / "MINE.CSV").rates == budget.rates
+    assert read(tmp_path / "mine.Json") == budget
+
+
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "none.csv")
 
 
 def test_bad_rates():
+    with pytest.raises(ValueError, match=r"name it\. Received: path=''"):
+        Budget("", {"": 0.5})
     with pytest.raises(TypeError, match="named by paths"):
         Budget("", {3: 0.5})
     for wrong in ("0.5", None, True, 1.01, float("inf")):

@@ -197,7 +197,8 @@ def test_a_published_budget_is_taken_by_name(config):
         (["--method=gmp", "--sparsity=90"], "sparsity"),
         (["--method=budget_gmp"], "wants --budget"),
         (["--method=dnw", "--sparsity=0.5", "--budget=x.csv"], "does not take --bud"),
-        (["--method=budget_gmp", "--budget=none.csv"], "none.csv"),
+        (["--method=budget_gmp", "--budget=none.csv"], "No such file"),
+        (["--method=budget_gmp", "--budget=none.CSV"], "No such file"),
         (["--method=budget_gmp", "--budget=resnet50@12"], "resnet50@79.55"),
         (["--method=budget_dnw", "--budget=resnet50@90.23"], "layer1_0_conv1"),
         (

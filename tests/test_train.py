@@ -402,6 +402,7 @@ def test_run_directories_that_cannot_be_used(command, tmp_path):
     [
         ("epochs = 2\nepoch = 3", "near it: epochs"),
         ("epochs = [", "cannot be read"),
+        ("epochs = " + "[" * 10_000, "cannot be read"),
         ("lr = 'x'", "lr wants float"),
         ("epochs = 2.5", "epochs wants int"),
         ("skip = [1]", "skip wants a list of text"),

@@ -81,7 +81,8 @@ class Budget:
 
     Raises:
         TypeError: if a path is no string.
-        ValueError: if there is no rate, one is not in [0, 1], or a layer has two.
+        ValueError: if there is no rate, a path is empty, a rate is not in [0, 1], or a
+            layer has two.
     """
 
     name: str
@@ -95,6 +96,10 @@ class Budget:
         for path, rate in self.rates.items():
             if not isinstance(path, str):
                 raise TypeError(f"Rates are named by paths. Received: path={path!r}")
+            if not path.strip():
+                raise ValueError(
+                    f"A rate is of a layer: name it. Received: path={path!r}"
+                )
             number = isinstance(rate, Real) and not isinstance(rate, bool)
             if not number or not 0 <= rate <= 1:  # NaN is neither
                 raise ValueError(
@@ -133,7 +138,8 @@ class Budget:
         Raises:
             OSError: if the file cannot be read.
             ValueError: if it is neither .csv nor .json, damaged, has an unknown or
-                missing column, names a layer twice, or a rate is not in [0, 1].
+                missing column or a key twice, names a layer twice or not at all, or a
+                rate is not in [0, 1].
         """
         try:
             return cls(*reading.read(path))

@@ -24,10 +24,11 @@ def read(path: Path) -> tuple[str, dict[str, float], str]:
         ValueError: if it is neither .csv nor .json, or damaged.
     """
     path = pathlib.Path(path)
-    if path.suffix not in (".csv", ".json"):
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".json"):
         raise ValueError(f"A budget is a .csv or a .json file. Received: path={path}")
     text = path.read_bytes().decode("utf-8-sig")
-    if path.suffix == ".csv":
+    if suffix == ".csv":
         rows, record = _parse_csv(text), {}
     else:
         rows, record = _parse_json(text)
@@ -62,11 +63,28 @@ def _parse_csv(text: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _whole(digits: str) -> int | float:
+    # Python refuses thousands of digits, and float() an int beyond 1e308.
+    return int(digits) if len(digits) < 20 else float(digits)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; the standard library keeps the last of equal keys."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"a key stands twice: leave one out. Received: key={twice!r}")
+    return record
+
+
 def _parse_json(text: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     try:
-        record = json.loads(text)
+        record = json.loads(text, parse_int=_whole, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON: {error}") from error
+    except RecursionError:
+        raise ValueError("it is no budget: its JSON is nested too deeply") from None
     rows = record.get("layers") if isinstance(record, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError('a list "layers" of objects with path and sparsity is wanted')
@@ -92,8 +110,10 @@ def _rates(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
             raise ValueError(f"a path is a string. Received: path={path!r}")
         if path in rates:
             raise ValueError(f"a layer has two rates: leave one out. Received: {path}")
+        # float() would take True for 1, and "1_0" for 10.
+        refused = isinstance(cell, bool) or "_" in str(cell)
         try:
-            rates[path] = float("" if isinstance(cell, bool) else cell)
+            rates[path] = float("" if refused else cell)
         except (TypeError, ValueError):
             raise ValueError(
                 "a rate is a number from 0 to 1. "
