@@ -111,15 +111,17 @@ def _twin_of_tfmot(results: Sequence[Result]) -> str:
 def claims(results: Sequence[Result]) -> list[Claim]:
     """The paper's claims, as these runs have them.
 
-    STR's accuracy less that of GMP, DNW and one-shot pruning with uniform rates, at
-    STR's own sparsity and seed by seed; its MACs as a share of uniform ones; and what
-    STR's budget does for GMP and DNW. Beside them, whether tfmot's GMP is ours.
+    STR's accuracy less that of GMP, DNW and one-shot pruning with uniform rates, and of
+    random zeros at the rates of ERK, at STR's own sparsity and seed by seed; its MACs
+    as a share of theirs; and what STR's budget does for GMP and DNW. Beside them,
+    whether tfmot's GMP is ours.
     """
     against = (
         ("STR - GMP", "str", "gmp"),
         ("STR - GMP, depthwise dense", "str", "gmp_depthwise_dense"),
         ("STR - DNW", "str", "dnw"),
         ("STR - uniform, one shot", "str", "uniform_oneshot"),
+        ("STR - ERK, random", "str", "erk_rigl_static"),
         ("GMP at STR's budget - GMP", "budget_gmp", "gmp"),
         ("DNW at STR's budget - DNW", "budget_dnw", "dnw"),
         ("GMP of tfmot - GMP", "tfmot", _twin_of_tfmot(results)),
@@ -129,15 +131,16 @@ def claims(results: Sequence[Result]) -> list[Claim]:
         found += _compare(
             results, title, method, other, lambda r: r.accuracy, lambda a, b: a - b
         )
-    found += _compare(
-        results,
-        "MACs, STR / GMP",
-        "str",
-        "gmp",
-        lambda r: math.log(r.sparse_macs),
-        lambda a, b: math.exp(a - b),
-        is_ratio=True,
-    )
+    for title, other in (("GMP", "gmp"), ("ERK", "erk_rigl_static")):
+        found += _compare(
+            results,
+            f"MACs, STR / {title}",
+            "str",
+            other,
+            lambda r: math.log(r.sparse_macs),
+            lambda a, b: math.exp(a - b),
+            is_ratio=True,
+        )
     return found
 
 
