@@ -332,6 +332,68 @@ def test_every_bad_key_is_named(small):
         torch_checkpoints.from_state_dict(state, "vgg")
 
 
+def spoiled(array, value):
+    array = array.copy()
+    array.reshape(-1)[-1] = value
+    return array
+
+
+BROKEN = "not finite, or not floating-point"
+
+
+@pytest.mark.parametrize(
+    ("leaf", "spoil", "kind"),
+    [
+        *[
+            (f"0.{leaf}", lambda a, value=value: spoiled(a, value), BROKEN)
+            for leaf in ("0.weight", "1.weight", "1.bias", "1.running_mean")
+            for value in (np.nan, np.inf, -np.inf)
+        ],
+        ("0.0.weight", lambda a: spoiled(a.astype("float64"), 1e300), BROKEN),
+        ("0.0.weight", lambda a: a.astype("int64"), BROKEN),
+        ("0.1.running_var", lambda a: spoiled(a, np.nan), BROKEN),
+        ("0.1.running_var", lambda a: a > 0, BROKEN),
+        ("0.1.running_var", lambda a: spoiled(a, -1e-6), "with variances below 0"),
+        ("0.0.sparseThreshold", lambda a: spoiled(a, np.nan), BROKEN),
+        ("0.0.sparseThreshold", lambda a: spoiled(a, np.inf), BROKEN),
+        ("0.0.sparseThreshold", lambda a: a.astype("int32"), BROKEN),
+    ],
+)
+def test_values_of_no_trained_network(small, leaf, spoil, kind):
+    """One is enough; it is named beside keys that do not fit."""
+    state = {k: v.numpy(force=True) for k, v in small[0].state_dict().items()}
+    key = f"model.{leaf}"
+    state[key] = spoil(state[key])
+    with pytest.raises(ValueError, match=f"mobilenetv1: {kind}: {key}. Received"):
+        torch_checkpoints.from_state_dict(state, image_size=32)
+    del state["fc.weight"]
+    with pytest.raises(ValueError, match=rf"missing: fc\.weight; {kind}: {key}. Rec"):
+        torch_checkpoints.from_state_dict(state, image_size=32)
+
+
+def test_values_that_are_legitimate(small):
+    """s = -inf, a threshold of 0; a variance of 0; and what nothing reads."""
+    state = {k: v.numpy(force=True) for k, v in small[0].state_dict().items()}
+    state["model.0.0.sparseThreshold"] = np.float32([[-np.inf]])
+    state["model.0.1.running_var"] = np.zeros_like(state["model.0.1.running_var"])
+    state["model.0.0.sparseWeight"] = np.full_like(state["model.0.0.weight"], np.nan)
+    assert state["model.0.1.num_batches_tracked"].dtype == "int64"
+    model = torch_checkpoints.from_state_dict(state, image_size=32)
+    first = stk.summary(model).rows[0]
+    assert (first.threshold, first.nonzeros) == (0, first.params)
+
+
+def test_the_command_writes_nothing_of_a_network_with_nan(small, tmp_path, capsys):
+    twin = TWINS["mobilenetv1"]()
+    twin.load_state_dict(small[0].state_dict())
+    twin.fc.weight.data[0, 0] = torch.nan
+    save(tmp_path / "theirs.pth", twin)
+    with pytest.raises(ValueError, match=rf"{BROKEN}: fc\.weight"):
+        commands.convert(str(tmp_path / "theirs.pth"), str(tmp_path / "ours.keras"))
+    assert not capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs.pth"]
+
+
 @pytest.mark.parametrize("keys", [[], ["a.weight"], ["layer1.0.conv1.weight"]])
 def test_unknown_network(keys):
     with pytest.raises(ValueError, match="none of the authors' networks"):

@@ -95,8 +95,10 @@ def from_state_dict(
         no logits (a dense or dense-compatible one), a plain model.
 
     Raises:
-        ValueError: if the architecture is unknown or keys are missing, left over or of
-            another shape; all of them are named.
+        ValueError: if the architecture is unknown or keys are missing, left over, of
+            another shape, or hold values that no training gives: not finite (but for a
+            logit of -inf, whose threshold is 0), no floating-point numbers, variances
+            below 0; all of them are named.
     """
     while state and all(key.startswith(_PREFIX) for key in state):
         state = {key.removeprefix(_PREFIX): array for key, array in state.items()}
@@ -110,7 +112,7 @@ def from_state_dict(
     shapes = {key: array.shape for key, array in state.items()}
     model = _create(shapes, architecture, stem, image_size)
     weights = list(names.torch_weights(model, architecture))
-    problems = _problems(shapes, weights, dense_layers)
+    problems = _problems(shapes, weights, dense_layers) + _bad_values(state, weights)
     if problems:
         raise ValueError(
             f"The checkpoint does not fit {architecture}: {'; '.join(problems)}. "
@@ -182,6 +184,31 @@ def _problems(
         "missing": [key for key in wanted if key not in shapes],
         "left over": [key for key in shapes if key not in allowed],
         "of another shape": other_shape,
+    }
+    return [f"{kind}: {', '.join(keys)}" for kind, keys in found.items() if keys]
+
+
+def _bad_values(
+    state: Mapping[str, np.ndarray], weights: list[TorchWeight]
+) -> list[str]:
+    """Every key whose values no trained network has, in one line each."""
+    logits = {f"{weight.module}.{names.THRESHOLD}" for weight in weights}
+    read = logits | {weight.key for weight in weights}
+    broken, negative = [], []
+    for key in filter(read.__contains__, state):
+        if not keras.backend.is_float_dtype(state[key].dtype.name):
+            broken.append(key)
+            continue
+        with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+            values = state[key].astype("float32")
+        dense = (values == -np.inf) & (key in logits)  # g(-inf) = 0
+        if not (np.isfinite(values) | dense).all():
+            broken.append(key)
+        elif key.endswith(".running_var") and (values < 0).any():
+            negative.append(key)
+    found = {
+        "not finite, or not floating-point": broken,
+        "with variances below 0": negative,
     }
     return [f"{kind}: {', '.join(keys)}" for kind, keys in found.items() if keys]
 
