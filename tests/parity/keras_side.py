@@ -19,7 +19,7 @@ GRADIENT_RATE = 1024.0
 numpy = keras.ops.convert_to_numpy
 
 
-def conv_bn(x, filters, stride, number):
+def conv_bn(x, filters, stride, number, wrap):
     padding = "same"
     if stride == 2:  # where "same" would pad one side alone
         x, padding = layers.ZeroPadding2D(1)(x), "valid"
@@ -27,16 +27,21 @@ def conv_bn(x, filters, stride, number):
         filters, 3, stride, padding, use_bias=False, name=f"conv{number}"
     )
     norm = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"bn{number}")
-    return layers.ReLU()(norm(stk.SoftThreshold(conv)(x)))
+    return layers.ReLU()(norm(wrap(conv)(x)))
 
 
-def convnet():
+def convnet(wrap=stk.SoftThreshold):
     """Layers wrapped one by one."""
     image = keras.Input((8, 8, 3))
-    x = conv_bn(conv_bn(image, 8, 1, 1), 12, 2, 2)
+    x = conv_bn(conv_bn(image, 8, 1, 1, wrap), 12, 2, 2, wrap)
     classifier = layers.Dense(CLASSES, use_bias=False, name="fc")
-    logits = stk.SoftThreshold(classifier)(layers.GlobalAveragePooling2D()(x))
+    logits = wrap(classifier)(layers.GlobalAveragePooling2D()(x))
     return keras.Model(image, logits)
+
+
+def shared():
+    """The same net with one s for all of its kernels."""
+    return stk.sparsify(convnet(wrap=lambda layer: layer), granularity="network")
 
 
 def cut(model, first, last):
@@ -66,6 +71,7 @@ def separable():
 # runs of PyTorch itself part there by more than the tolerance.
 NETWORKS = {
     "convnet": (convnet, (8, 8, 3), 25),
+    "shared": (shared, (8, 8, 3), 16),
     "bottleneck": (bottleneck, (4, 4, 256), 0),
     "separable": (separable, (8, 8, 3), 20),
 }

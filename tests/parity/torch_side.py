@@ -35,6 +35,14 @@ class STRConv2d(nn.Conv2d):
         return F.conv2d(x, w, None, self.stride, self.padding, groups=self.groups)
 
 
+def share_threshold(network):
+    """Gives all convolutions the first one's s: one threshold for the network."""
+    first, *others = modules(network, STRConv2d)
+    for conv in others:
+        conv.sparseThreshold = first.sparseThreshold
+    return network
+
+
 def make_conv(kind, cin, cout, size, stride=1, groups=1):
     return kind(cin, cout, size, stride, size // 2, groups=groups, bias=False)
 
@@ -173,14 +181,18 @@ def randomize_batch_norm(network):
 
 
 def prune(network, lowest, highest):
-    """Sets each s where a share of the kernel, drawn between the two, is pruned."""
+    """Sets each s where a share of its kernels, drawn between the two, is pruned."""
+    weights = {}
     for conv in modules(network, STRConv2d):
-        share = lowest + (highest - lowest) * torch.rand(()).item()
         sizes = conv.weight.detach().abs().flatten()
+        weights.setdefault(conv.sparseThreshold, []).append(sizes)
+    for s, kernels in weights.items():
+        share = lowest + (highest - lowest) * torch.rand(()).item()
+        sizes = torch.cat(kernels)
         rank = round(share * sizes.numel())
         # kthvalue, as torch.quantile refuses more than 2**24 values.
         threshold = (sizes.kthvalue(rank)[0] + sizes.kthvalue(rank + 1)[0]) / 2
-        conv.sparseThreshold.data.fill_(torch.logit(threshold))
+        s.data.fill_(torch.logit(threshold))
 
 
 def settle_batch_norm(network, images):
@@ -195,10 +207,14 @@ def settle_batch_norm(network, images):
 
 
 def state(network, prefix=""):
-    """Copies of all parameters and running statistics, as arrays."""
+    """Copies of all parameters and running statistics, as arrays.
+
+    A parameter that several modules share is there once, by its first name.
+    """
+    named = itertools.chain(network.named_parameters(), network.named_buffers())
     return {
         f"{prefix}{name}": tensor.numpy(force=True).copy()
-        for name, tensor in network.state_dict().items()
+        for name, tensor in named
         if not name.endswith("num_batches_tracked")
     }
 
@@ -311,6 +327,7 @@ def infer(network, given):
 
 CASES = {
     "convnet": (train, lambda: ConvNet(5)),
+    "shared": (train, lambda: share_threshold(ConvNet(5))),
     "bottleneck": (train, lambda: Bottleneck(5)),
     "separable": (train, lambda: MobileNet(0.25, 5, num_blocks=2, stride=1)),
     "resnet50": (infer, lambda: ResNet(4, (3, 4, 6, 3), 1000)),
