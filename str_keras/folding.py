@@ -138,8 +138,9 @@ def fold_rank(model: keras.Model) -> keras.Model:
     """Returns a model in which each learned rank is a fixed one: what is left of it.
 
     `W1 diag(m) W2` becomes `(W1 diag(m)) W2` of the columns and rows whose m is not
-    zero: fewer parameters, and the same outputs but for rounding (1e-6). Nothing is
-    left to be learned of the rank; all other layers are copied as they are.
+    zero: fewer parameters, and the same outputs but for rounding (1e-6). A matrix of
+    rank 0 becomes one of rank 1 and zeros. Nothing is left to be learned of the rank;
+    all other layers are copied as they are.
 
     Args:
         model: A built Functional or Sequential model with `FastGRNNCell`s in
