@@ -125,6 +125,7 @@ def claims(results: Sequence[Result]) -> list[Claim]:
         ("GMP at STR's budget - GMP", "budget_gmp", "gmp"),
         ("DNW at STR's budget - DNW", "budget_dnw", "dnw"),
         ("GMP of tfmot - GMP", "tfmot", _twin_of_tfmot(results)),
+        ("GMP of tfmot, masked - GMP", "tfmot_masked", _twin_of_tfmot(results)),
     )
     found = []
     for title, method, other in against:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from experiments import arrays, records, tfmot_twin, training
 from experiments.records import FINISHED, Row
-from experiments.suites import TFMOT, Cell
+from experiments.suites import TFMOT_MASKED, Cell
 from str_keras import cli
 from str_keras.config import LEARNED
 
@@ -155,7 +155,7 @@ class Runner:
         images = self._load(config.dataset, cell.limit)  # without it no cell can run
         other: Row = {}
         try:
-            if cell.variant == TFMOT:
+            if cell.by_tfmot:
                 outcome, other = self._run_tfmot(cell)
             else:
                 run = training.Run(
@@ -188,6 +188,7 @@ class Runner:
             data_dir=self.options.data_dir,
             limit=cell.limit,
             threads=self.options.threads,
+            mask_gradients=cell.variant == TFMOT_MASKED,
         )
         where = {
             "backend": "tensorflow",

@@ -30,6 +30,8 @@ COMPARED = (
 )
 TFMOT = "tfmot"
 """`gmp` as tensorflow-model-optimization trains it: an outside check."""
+TFMOT_MASKED = "tfmot_masked"
+"""The same, but that pruned weights get no gradient, as in ours and as published."""
 TFMOT_LEVELS = (0.90, 0.80)
 """At uniform rates a narrow net may be dead from 90 % on, and dead nets agree on
 nothing."""
@@ -53,7 +55,7 @@ class Cell:
         depends_on: Id of the cell whose budget it takes, or "".
         source: Settings of that cell: another budget makes it another run.
         limit: Images of each split that are used; None for all.
-        variant: `TFMOT` or `SPARED`, as its rows are called; else "".
+        variant: `TFMOT`, `TFMOT_MASKED` or `SPARED`, as its rows are called; else "".
     """
 
     id: str
@@ -70,6 +72,11 @@ class Cell:
         return self.variant or self.config.method
 
     @property
+    def by_tfmot(self) -> bool:
+        """Whether tensorflow-model-optimization trains it."""
+        return self.variant in (TFMOT, TFMOT_MASKED)
+
+    @property
     def settings(self) -> str:
         """What decides its result, as JSON: what the defaults do not say."""
         default = TrainConfig().to_dict()
@@ -78,8 +85,8 @@ class Cell:
             values["budget_of"] = json.loads(self.source)
         if self.limit is not None:
             values["limit"] = self.limit
-        if self.variant == TFMOT:
-            values["by"] = TFMOT
+        if self.by_tfmot:
+            values["by"] = self.variant
         return json.dumps(values, sort_keys=True)
 
 
@@ -160,14 +167,14 @@ class Grid:
         """Whether the net has depthwise kernels."""
         return self.architecture == "mobilenetv1"
 
-    def tfmot_cell(self, level: float, seed: int) -> Cell:
+    def tfmot_cell(self, level: float, seed: int, variant: str = TFMOT) -> Cell:
         """The run of `gmp` that tfmot trains; it spares depthwise kernels by itself."""
         spares = self.has_depthwise
         cell = (
             self.spared_cell(level, seed) if spares else self.cell("gmp", level, seed)
         )
-        name = self.name(TFMOT, level, seed)
-        return dataclasses.replace(cell, id=name, variant=TFMOT)
+        name = self.name(variant, level, seed)
+        return dataclasses.replace(cell, id=name, variant=variant)
 
     def spared_cell(self, level: float, seed: int) -> Cell:
         """The run of `gmp` that spares depthwise kernels, at the same sparsity."""
@@ -197,7 +204,8 @@ class Grid:
             if self.has_depthwise and level in SPARED_LEVELS:
                 cells += [self.spared_cell(level, seed) for seed in SEEDS]
             if level in TFMOT_LEVELS:
-                cells += [self.tfmot_cell(level, seed) for seed in SEEDS]
+                for variant in (TFMOT, TFMOT_MASKED):
+                    cells += [self.tfmot_cell(level, seed, variant) for seed in SEEDS]
         last = [("erk_rigl_static", level, seed) for level in LEVELS for seed in SEEDS]
         return cells + [self.cell(*key) for key in last]
 

@@ -26,6 +26,7 @@ PANELS = (
             "gmp",
             "gmp_depthwise_dense",
             "tfmot",
+            "tfmot_masked",
             "dnw",
             "uniform_oneshot",
             "erk_rigl_static",

@@ -217,9 +217,13 @@ def test_suites_are_complete_grids_in_order(name):
     cells = suites.create(name)
     ids = [cell.id for cell in cells]
     spared = 6 * ("mobilenet" in name)
-    assert len(ids) == len(set(ids)) == 3 + 8 * 5 * 3 + 2 * 3 + spared
+    assert len(ids) == len(set(ids)) == 3 + 8 * 5 * 3 + 2 * 2 * 3 + spared
     variants = {cell.variant for cell in cells} - {""}
-    assert variants == {"tfmot", *["gmp_depthwise_dense"] * bool(spared)}
+    assert variants == {
+        "tfmot",
+        "tfmot_masked",
+        *["gmp_depthwise_dense"] * bool(spared),
+    }
     assert {cell.method for cell in cells} == {*config.METHODS} | variants
     assert [cell.method for cell in cells[:9:3]] == ["dense", "str", "gmp"]
     assert {cell.level for cell in cells[3:24]} == {0.9}
@@ -452,7 +456,8 @@ def test_what_fails_is_a_row_and_the_others_go_on(tmp_path, capsys, monkeypatch)
     assert found == {"finished"}
 
 
-def test_what_tfmot_trained_is_a_row_of_its_own(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("name", ["tfmot", "tfmot_masked"])
+def test_what_tfmot_trained_is_a_row_of_its_own(name, tmp_path, capsys, monkeypatch):
     """How it trains is of test_tfmot_twin; here what becomes of it."""
     kernel, head = np.zeros((4, 4, 1, 8)), np.ones((8, 10))
     kernel[0, 0] = 1
@@ -467,7 +472,7 @@ def test_what_tfmot_trained_is_a_row_of_its_own(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(tfmot_twin, "train_with_tfmot", train)
     with registered() as grid:
-        cell = dataclasses.replace(grid.tfmot_cell(0.9, 2), limit=384)
+        cell = dataclasses.replace(grid.tfmot_cell(0.9, 2, name), limit=384)
         options = runner.Options(["run"], tmp_path, tmp_path / "runs", threads=1)
         runner.Runner("tiny", [cell], options).run([cell])
         again = runner.Runner("tiny", [cell], options)
@@ -477,9 +482,11 @@ def test_what_tfmot_trained_is_a_row_of_its_own(tmp_path, capsys, monkeypatch):
         late.whole_run = 3.0
         late.run([cell])
     assert "would take too long; 1 runs are left" in capsys.readouterr().out
-    assert given == [("gmp", 0.9, {"data_dir": "", "limit": 384, "threads": 1})]
+    options = {"data_dir": "", "limit": 384, "threads": 1}
+    options["mask_gradients"] = name == "tfmot_masked"
+    assert given == [("gmp", 0.9, options)]
     (row,) = rows_of(tmp_path).values()
-    assert (row["method"], row["seed"], row["level"]) == ("tfmot", "2", "0.9")
+    assert (row["method"], row["seed"], row["level"]) == (name, "2", "0.9")
     assert (row["nonzeros"], row["accuracy"]) == ("88", "0.5000")
     assert row["seconds"] == "3.0" and row["versions"] == "tf_keras 2.0"
     assert row["hardware"] == "that" and row["command"].startswith("run '--only=^fash")

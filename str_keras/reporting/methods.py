@@ -52,6 +52,14 @@ METHODS = {
         "X",
         ":",
     ),
+    "tfmot_masked": Method(
+        "GMP of tfmot, masked",
+        "GMP by tensorflow-model-optimization, no gradient for pruned weights",
+        "#A0522D",
+        "H",
+        ":",
+        True,
+    ),
     "dnw": Method("DNW", "DNW (largest weights, gradient to all)", "#009E73", "^"),
     "uniform_oneshot": Method(
         "uniform, one shot", "pruned once, every layer alike", "#CC79A7", "v", "-."
