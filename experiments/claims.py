@@ -18,6 +18,9 @@ from experiments.analysis import (
 
 COLLAPSED = 0.15
 """An accuracy below this is that of a net that died: ten classes give 0.1 by chance."""
+NEAR = math.log(4)
+"""In the logarithm of density: a run stands beside another method's only where one of
+that is so near; a line from the dense net to the sparsest says nothing between."""
 SHIFTED = 0.005
 """A mean sparsity so far from the level is told beside the values."""
 
@@ -34,7 +37,8 @@ class Claim:
         own_dead, other_dead: Seeds left out as the run itself, or the other's runs
             that it would stand against, collapsed.
         missed: Seeds left out as the run is far from the level.
-        beyond: Seeds left out as the other's runs do not reach the run's sparsity.
+        beyond: Seeds left out as no run of the other's is near the run's sparsity, or
+            their line does not reach it.
         is_ratio: Whether they are ratios; else differences of accuracy.
     """
 
@@ -80,7 +84,13 @@ def _compare(
             # The MACs of uniform rates are what they are, also of a dead net.
             alive = [r for r in curve if is_ratio or r.accuracy >= COLLAPSED]
             theirs = interpolate(alive, run.density, value)
-            if theirs is not None:
+            if not any(
+                r.method == other and abs(math.log(r.density / run.density)) < NEAR
+                for r in curve
+                if r.density > 0
+            ):
+                left_out["beyond"] += 1
+            elif theirs is not None:
                 values.append(combine(value(run), theirs))
                 sparsities.append(run.sparsity)
             elif _reaches(curve, run.density):
@@ -161,7 +171,7 @@ def _finding(claim: Claim) -> str:
         "of its own collapsed": claim.own_dead,
         "of the other's collapsed": claim.other_dead,
         "missed the level": claim.missed,
-        "beyond the other's": claim.beyond,
+        "far from the other's": claim.beyond,
     }
     parts = [text] if text else []
     parts += [f"{number} {why}" for why, number in counts.items() if number]
@@ -190,5 +200,6 @@ def claims_table(results: Sequence[Result]) -> str:
         "one included, linear in the logarithm of density and followed for a quarter "
         "of it beyond the last run. Counted instead are seeds whose net collapsed "
         f"(accuracy below {100 * COLLAPSED:g} %), is more than {WIDE_SPARSITY:g} "
-        "points of sparsity from the level, or sparser than the other's line reaches."
+        "points of sparsity from the level, or has no run of the other's near it "
+        "(within a factor of four in density)."
     )

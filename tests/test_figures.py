@@ -131,6 +131,7 @@ def test_a_net_far_from_its_level_says_nothing_of_the_level():
     results = [run("dense", seed, 0.0, 0.0, 0.85) for seed in range(3)]
     results += [run("gmp", seed, 0.9, 0.9, 0.8) for seed in range(3)]
     results += [run("gmp", 1, 0.98, 0.98, 0.7)]
+    results += [run("dnw", seed, 0.99, 0.995, 0.6) for seed in range(3)]
     results += [run("str", 0, 0.98, 0.888, 0.82), run("str", 1, 0.98, 0.974, 0.75)]
     results += [run("str", 2, 0.98, 0.976, 0.74)]
     found = claim(results, "STR - GMP", 0.98)
@@ -138,7 +139,9 @@ def test_a_net_far_from_its_level_says_nothing_of_the_level():
     assert found.values == pytest.approx((0.75 - gmp,))
     assert found.sparsity == pytest.approx(0.974)
     assert (found.missed, found.beyond, found.own_dead) == (1, 1, 0)
-    cell = f"{100 * (0.75 - gmp):+.2f} at 97.4 %; 1 missed the level; 1 beyond the"
+    # From the dense net to 99.5 % there is a line, and no net on it.
+    assert claim(results, "STR - DNW", 0.98).values == ()
+    cell = f"{100 * (0.75 - gmp):+.2f} at 97.4 %; 1 missed the level; 1 far from"
     assert cell in claims.claims_table(results)
 
 
