@@ -3,8 +3,8 @@
 `python -m experiments.rnn` (rows of the Fashion-MNIST images in the package), with
 `--watch=seglearn-1.2.5-py3-none-any.whl` the smartwatch recordings too: 6 minutes of
 training in all on one CPU core (`taskset -c 0`; the steps are too small to share). One
-recipe for all; learned ranks differ by the
-decay of their logits and where they start. A run that is in the table is not run again.
+recipe for all; learned ranks differ by the decay of their logits and where they start.
+A run that is in the table is not run again.
 """
 
 from __future__ import annotations
