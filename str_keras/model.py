@@ -307,6 +307,19 @@ def clone(model: keras.Model, clone_function: Any = None) -> keras.Model:
             submodel.compiled = True
 
 
+def finish_copy(layer: keras.Layer) -> None:
+    """Lets `Normalization` layers inside compute what they keep beside their weights.
+
+    Keras does so when it loads a file, not when weights are assigned: a copy would
+    normalize by 0 and 1, whatever the original was adapted to.
+    """
+    for inner in [layer, *internals.sublayers(layer)]:
+        if isinstance(inner, keras.layers.Normalization):
+            inner.finalize_state()
+        elif inner is not layer:
+            finish_copy(inner)
+
+
 def check_built(model: keras.Model) -> None:
     """Raises if `model` is no built Functional or Sequential model, with the mend."""
     if not isinstance(model, keras.Model):
@@ -352,6 +365,7 @@ def prepare(
             f"Received: model={model.name}"
         )
     copy.set_weights(model.get_weights())
+    finish_copy(copy)
     return (
         copy,
         [kernel.path for kernel in kernels],
