@@ -35,7 +35,7 @@ $(USE):
 # The tests also need the other backends, PyTorch and JAX.
 $(DEVELOP): $(USE)
 	@echo "installing what the tests need into $(VENV) (once only)"
-	$(PIP) --editable '.[dev,jax,plot,torch]'
+	$(PIP) --editable '.[dev,jax,onnx,openvino,plot,torch]'
 	@touch $@
 
 $(TORCH):
@@ -71,7 +71,7 @@ types: $(DEVELOP)
 lock:
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,jax,plot,torch]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,jax,onnx,openvino,plot,torch]'
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v '@' > requirements.lock
 
 clean:

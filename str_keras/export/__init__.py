@@ -1,14 +1,24 @@
 """From a trained model to files that were loaded, run and compared with Keras."""
 
 from str_keras.export.errors import ExportError
-from str_keras.export.report import SavedModelReport, TFLiteReport, report_table
+from str_keras.export.report import (
+    FormatReport,
+    SavedModelReport,
+    TFLiteReport,
+    report_table,
+)
+from str_keras.export.to_onnx import onnx
+from str_keras.export.to_openvino import openvino
 from str_keras.export.to_saved_model import saved_model
 from str_keras.export.to_tflite import tflite
 
 __all__ = [
     "ExportError",
+    "FormatReport",
     "SavedModelReport",
     "TFLiteReport",
+    "onnx",
+    "openvino",
     "report_table",
     "saved_model",
     "tflite",

@@ -98,14 +98,57 @@ class SavedModelReport:
         return "SavedModel"
 
 
-Report = TFLiteReport | SavedModelReport
+@dataclasses.dataclass(frozen=True)
+class FormatReport:
+    """A float32 file for another runtime that was written, loaded, run and compared.
+
+    Attributes:
+        path: The file.
+        format: "ONNX" or "OpenVINO".
+        bytes: Size of the file, of OpenVINO's .xml and .bin together; zeros are stored,
+            so a sparse model is not smaller.
+        gzip_bytes: Size as `gzip -9` packs it: the download, which is smaller.
+        params: Elements of the kernels in the file, zeros included.
+        nonzeros: Non-zero elements of the kernels in the file.
+        model_nonzeros: Those of the Keras model's kernels.
+        difference: max|file - Keras| / max|Keras| over the outputs.
+        agreement: Share of inputs with Keras' top-1, in [0, 1]; None for one output.
+        top1: Accuracy of the file on the labels; None without.
+        model_top1: Accuracy of Keras on the same.
+        verified_on: Number of inputs.
+        verified_with: "images" or "random inputs".
+        note: What should be known about the file; may be empty.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    gzip_bytes: int
+    params: int
+    nonzeros: int
+    model_nonzeros: int
+    difference: float
+    agreement: float | None
+    top1: float | None
+    model_top1: float | None
+    verified_on: int
+    verified_with: str
+    note: str = ""
+
+    @property
+    def encoding(self) -> str:
+        """The file's kind, such as "ONNX float32"."""
+        return f"{self.format} float32"
+
+
+Report = TFLiteReport | SavedModelReport | FormatReport
 
 
 def report_table(reports: Iterable[Report]) -> str:
     """An aligned text table, a row a file, with the notes under it.
 
     Args:
-        reports: What `tflite` and `saved_model` returned.
+        reports: What `tflite`, `saved_model`, `onnx` and `openvino` returned.
     """
     reports = list(reports)
     columns = ("file", "encoding", "bytes", "gzip bytes", "non-zeros", "of weights")
