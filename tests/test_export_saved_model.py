@@ -78,6 +78,48 @@ def test_signatures_equal_keras(tmp_path, dataset, images):
     assert np.abs(expected - reference).max() < 2e-2 * np.abs(reference).max()
 
 
+BATCHES = """
+import sys
+import numpy as np, tensorflow as tf
+
+loaded = tf.saved_model.load(sys.argv[1])
+results = {}
+with np.load(sys.argv[2]) as arrays:
+    for name, function in loaded.signatures.items():
+        (_, arguments) = function.structured_input_signature
+        ((argument, spec),) = arguments.items()
+        assert spec.shape[0] is None, spec
+        for batch in (1, 3, 32):
+            outputs = function(**{argument: tf.constant(arrays[argument][:batch])})
+            results[f"{name}.{batch}"] = outputs["logits"].numpy()
+assert "str_keras" not in sys.modules
+np.savez(sys.argv[3], **results)
+"""
+
+
+@pytest.mark.slow
+def test_batches_of_any_size_in_a_fresh_process(tmp_path, dataset, images):
+    model, preprocessing = sparse_cnn(), dataset.preprocessing
+    export.saved_model(
+        model, tmp_path / "served", preprocessing=preprocessing, images=images
+    )
+    tensors = np.asarray(preprocessing.normalize(images))
+    np.savez(tmp_path / "inputs.npz", images=images, tensors=tensors)
+    command = [sys.executable, "-c", BATCHES, "served", "inputs.npz", "outputs.npz"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = model.predict(tensors, verbose=0)
+    with np.load(tmp_path / "outputs.npz") as outputs:
+        assert len(outputs.files) == 6
+        for key in outputs.files:
+            batch = int(key.rsplit(".")[-1])
+            error = np.abs(outputs[key] - expected[:batch]).max()
+            assert outputs[key].shape == (batch, 10), key
+            assert error < 1e-4 * np.abs(expected).max(), key
+
+
 @pytest.mark.slow
 def test_wrong_saved_models_are_deleted(tmp_path, monkeypatch):
     path = tmp_path / "served"
