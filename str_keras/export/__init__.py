@@ -1,6 +1,7 @@
 """From a trained model to files that were loaded, run and compared with Keras."""
 
 from str_keras.export.errors import ExportError
+from str_keras.export.node_data import node_data
 from str_keras.export.report import (
     FormatReport,
     SavedModelReport,
@@ -17,6 +18,7 @@ __all__ = [
     "FormatReport",
     "SavedModelReport",
     "TFLiteReport",
+    "node_data",
     "onnx",
     "openvino",
     "report_table",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class Graph:
 
     def __init__(self, model: Any, subgraph: Any):
         self.model = model
+        self.subgraph = subgraph
         self.tensors = subgraph.tensors
         self.operators = [(self._code(op), op) for op in subgraph.operators]
         self.producers = {
@@ -151,6 +153,15 @@ def _kernel(graph: Graph, index: int) -> StoredKernel:
         dtype=values.dtype.name,
         sparse=tensor.sparsity is not None,
     )
+
+
+def operator_kernels(graph: Graph) -> Iterator[tuple[Any, StoredKernel]]:
+    """The operators of a graph that take kernels, with each kernel they take."""
+    for code, operator in graph.operators:
+        for position in _KERNEL_OPERANDS.get(code, ()):
+            index = graph.stored(int(operator.inputs[position]))
+            if index is not None and graph.tensors[index].type in _NUMPY:
+                yield operator, _kernel(graph, index)
 
 
 def count_operators(content: bytes, name: str) -> int:
