@@ -1,4 +1,4 @@
-# make quickstart | test | test-long | lint | types | clean: each sets up the
+# make quickstart | test | test-long | test-device | lint | types | clean: each sets up the
 # environment it needs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -14,13 +14,14 @@ TORCH := $(TORCH_VENV)/.use-$(LOCK)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint requirements.lock
 
-.PHONY: help quickstart test test-long test-fast lint types lock clean
+.PHONY: help quickstart test test-long test-device test-fast runtimes lint types lock clean
 
 help:
 	@echo "make quickstart  train dense and sparse twins on real images, report, export,"
 	@echo "                 verify; ends in a table (minutes on two CPU cores)"
 	@echo "make test        the test suite"
 	@echo "make test-long   what takes minutes: the core on JAX and PyTorch, tfmot's twin"
+	@echo "make test-device .tflite files on emulated CPUs and in Chromium (make runtimes)"
 	@echo "make test-fast   without the tests that train or start processes"
 	@echo "make lint types  ruff; pyright"
 	@echo "make lock        write requirements.lock anew from setup.cfg"
@@ -53,13 +54,20 @@ quickstart: $(USE)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(DEVELOP) $(TORCH)
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long and not device"
 
 test-long: $(DEVELOP)
 	$(PYTEST) --dist load -m long
 
+# Emulators, an arm64 Python, a browser: into .runtimes or $STR_KERAS_RUNTIMES.
+runtimes: $(USE)
+	PYTHON=$(BIN)/python tools/setup_runtimes.sh
+
+test-device: $(DEVELOP) runtimes
+	$(PYTEST) -m device
+
 test-fast: $(DEVELOP) $(TORCH)
-	$(PYTEST) -m "not slow and not long"
+	$(PYTEST) -m "not slow and not long and not device"
 
 lint: $(DEVELOP)
 	$(BIN)/ruff check .
@@ -75,4 +83,4 @@ lock:
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v '@' > requirements.lock
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) build dist *.egg-info .pytest_cache .ruff_cache runs
+	rm -rf $(VENV) $(TORCH_VENV) .runtimes build dist *.egg-info .pytest_cache .ruff_cache runs
