@@ -8,6 +8,7 @@ from str_keras.export.report import (
     TFLiteReport,
     report_table,
 )
+from str_keras.export.runtimes import verify_runtimes
 from str_keras.export.to_onnx import onnx
 from str_keras.export.to_openvino import openvino
 from str_keras.export.to_saved_model import saved_model
@@ -24,4 +25,5 @@ __all__ = [
     "report_table",
     "saved_model",
     "tflite",
+    "verify_runtimes",
 ]

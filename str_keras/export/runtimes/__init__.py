@@ -11,13 +11,20 @@ from str_keras.export.runtimes.outcome import (
     sparse_kernels_by_work,
     work_ratio,
 )
+from str_keras.export.runtimes.report import RuntimeRow, RuntimesReport
 from str_keras.export.runtimes.running import run
+from str_keras.export.runtimes.twin import dense_twin
+from str_keras.export.runtimes.verifying import verify_runtimes
 
 __all__ = [
     "NAMES",
     "Outcome",
+    "RuntimeRow",
+    "RuntimesReport",
     "available",
+    "dense_twin",
     "run",
     "sparse_kernels_by_work",
+    "verify_runtimes",
     "work_ratio",
 ]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 NAMES = ("native", "x86_no_avx", "arm64", "wasm")
@@ -124,6 +127,29 @@ def _missing_web() -> str:
     if lock not in stamp:
         return f"the packages in {home() / 'web'} are of other versions"
     return ""
+
+
+def runtime_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of what runs the files, for a record beside the numbers.
+
+    Args:
+        names: Of `NAMES`, all available.
+    """
+    found = {"ai-edge-litert": importlib.metadata.version("ai-edge-litert")}
+    for name in names:
+        if name in EMULATED:
+            found[_EMULATORS[name]] = _first_line(_EMULATORS[name], "--version")
+        if name == "wasm":
+            found["chromium"] = _first_line("chromium", "--version")
+            package = home() / "web/node_modules/@litertjs/core/package.json"
+            told = json.loads(package.read_text(encoding="utf-8"))
+            found["@litertjs/core"] = told["version"]
+    return found
+
+
+def _first_line(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0].strip()
 
 
 def counting_plugin() -> Path | None:
