@@ -64,7 +64,7 @@ runtimes: $(USE)
 	PYTHON=$(BIN)/python tools/setup_runtimes.sh
 
 test-device: $(DEVELOP) runtimes
-	$(PYTEST) -m device
+	$(PYTEST) --dist load -m device
 
 test-fast: $(DEVELOP) $(TORCH)
 	$(PYTEST) -m "not slow and not long and not device"

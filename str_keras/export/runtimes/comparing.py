@@ -80,12 +80,15 @@ def fault(found: Distance, weights: str, reference: str, tolerance: float) -> st
     """
     if found.fault or found.difference is None:
         return found.fault
-    if found.difference > tolerance:
+    # Zeros are wrong by as much as the largest output, whatever the tolerance.
+    if found.difference > tolerance or found.difference >= INT8_DIFFERENCE:
         return (
             f"wrong outputs: max|difference| / max|y| to {reference} is "
             f"{found.difference:.2g}, above {tolerance:g}"
         )
     share = found.agreement
-    if weights == "int8" and reference == "Keras" and (share or 1) < INT8_AGREEMENT:
+    if share is None or weights != "int8" or reference != "Keras":
+        return ""
+    if share < INT8_AGREEMENT:
         return f"wrong outputs: they choose as Keras does on {share:.0%} of the samples"
     return ""

@@ -106,7 +106,7 @@ class RuntimesReport:
                 _shown(row.difference, ".1e"),
                 _shown(row.agreement, ".2%"),
                 "-" if row.error else _SPARSE[row.sparse_kernels],
-                "-" if row.seconds is None else f"{1000 * row.seconds:.3g} ms",
+                _milliseconds(row.seconds),
                 _shown(row.instructions, ",d"),
                 "-" if row.work_ratio is None else f"{row.work_ratio:.2f} x",
             )
@@ -133,3 +133,9 @@ class RuntimesReport:
 
 def _shown(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{1000 * seconds:,.0f} ms" if seconds >= 0.1 else f"{1000 * seconds:.3g} ms"

@@ -56,7 +56,8 @@ def run(
             LiteRT.js in Debian's Chromium.
         files: Paths of .tflite files of one input.
         inputs: Samples `[n, ...]`, or n arrays. A file of fixed batch gets batches of
-            that size, the last one filled up; one of free batch a sample at a time.
+            that size, the last one filled up; one of free batch a sample at a time
+            (LiteRT.js runs none of those).
             Float samples are quantized for a file that takes quantized ones.
         repeats: Timed runs of the first batch, one of each file in turn.
         warmup: Such runs before, not timed.
