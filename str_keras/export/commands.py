@@ -10,10 +10,11 @@ import keras
 from str_keras.checkpoint import load_model
 from str_keras.export.errors import ExportError
 from str_keras.export.inputs import input_shape
+from str_keras.export.kinds import WEIGHTS
 from str_keras.export.plain import plain_model
 from str_keras.export.report import TFLiteReport, report_table
 from str_keras.export.to_saved_model import saved_model
-from str_keras.export.to_tflite import WEIGHTS, tflite
+from str_keras.export.to_tflite import tflite
 from str_keras.run_directory import dataset_of_run
 from str_keras.startup import stderr_aside
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ class TFLiteReport:
 
     Attributes:
         path: The file; its JSON is beside it.
-        weights: "float32", "float16" or "int8".
+        weights: "float32", "float16", "int8" or "int8_weights".
         sparse: Whether sparse encoding was asked for.
         batch_size: The fixed batch, or None: free.
         uint8_input: Whether it takes raw pixels.
@@ -33,6 +34,9 @@ class TFLiteReport:
         verified_on: Number of inputs.
         verified_with: "images" or "random inputs".
         note: What should be known about the file; may be empty.
+        smallest: What sparse encoding was to make small, "file" or "download".
+        stored: How many kernels are stored how, such as `{"float16 sparse": 28}`.
+        rewritten: What was rewritten in the graph for sparse kernels.
     """
 
     path: str
@@ -54,11 +58,16 @@ class TFLiteReport:
     verified_on: int
     verified_with: str
     note: str
+    smallest: str = "file"
+    stored: dict[str, int] = dataclasses.field(default_factory=dict)
+    rewritten: tuple[str, ...] = ()
 
     @property
     def encoding(self) -> str:
         """The file's kind, such as "float16 sparse uint8-in"."""
-        parts = [self.weights, "sparse" * self.sparse, "uint8-in" * self.uint8_input]
+        parts = [self.weights, "sparse" * self.sparse]
+        parts += ["download" * (self.smallest == "download")]
+        parts += ["uint8-in" * self.uint8_input]
         return " ".join(part for part in parts if part)
 
 
@@ -172,7 +181,19 @@ def report_table(reports: Iterable[Report]) -> str:
     if verified:
         lines.append(f"Compared with Keras on {', '.join(verified)}.")
     lines += [f"{Path(r.path).name}: {r.note}" for r in reports if r.note]
+    lines += [
+        f"{Path(r.path).name}: rewritten for sparse kernels, outputs as before: "
+        f"{_counted(r.rewritten)}"
+        for r in reports
+        if isinstance(r, TFLiteReport) and r.rewritten
+    ]
     return "\n".join(lines)
+
+
+def _counted(lines: tuple[str, ...]) -> str:
+    """Lines "what: where" as "what (how often)"."""
+    counts = Counter(line.partition(":")[0] for line in lines)
+    return ", ".join(f"{what} ({count})" for what, count in counts.items())
 
 
 def _percent(share: float | None) -> str:
