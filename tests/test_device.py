@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -243,6 +244,24 @@ def test_verify_tool_fails_with_a_wrong_file(tmp_path):
     assert "compared with native on 8 random inputs" in done.stdout
     assert "arm64: XNNPack delegate failed to reshape runtime" in done.stdout
     assert "wasm: wrong outputs: max|difference| / max|y| to native" in done.stdout
+
+
+def test_the_guide_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    guide = (ROOT / "docs" / "runtimes.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    files = runtime_files.write(tmp_path, "float32", "float32 sparse")
+    files["float32"].rename(tmp_path / "dense.tflite")
+    files["float32 sparse"].rename(tmp_path / "sparse.tflite")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, "runtimes.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        [name, f"{kind}.tflite"]
+        for name in runtimes.NAMES
+        for kind in ("dense", "sparse")
+    ]
+    assert all("(2, 10)" in line for line in lines)
+    assert lines[5].endswith(" True")  # sparse kernels, on Arm
 
 
 def test_setup_finds_everything_there():

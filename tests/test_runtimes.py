@@ -19,7 +19,7 @@ from str_keras import cli, export
 from str_keras.export import flatbuffer, runtimes
 from str_keras.export.runtimes import Outcome, RuntimesReport, command, installed
 from str_keras.export.runtimes.ends import read_ends
-from str_keras.export.runtimes.judging import Judge
+from str_keras.export.runtimes.judging import Judge, weights_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 SETUP = "run tools/setup_runtimes.sh"
@@ -202,6 +202,14 @@ def test_ends_of_a_quantized_file(tmp_path):
     back = taken.dequantize(steps)
     assert np.abs(back - values)[inside].max() <= taken.scale / 2 + 1e-6
     np.testing.assert_array_equal(taken.quantize(steps), steps)
+
+
+def test_the_kind_of_a_file_is_the_coarsest_of_its_kernels():
+    for weights in ("float32", "float16", "int8"):
+        for sparse in (False, True):
+            content = runtime_files.content(weights=weights, sparse=sparse)
+            assert weights_of(content) == weights
+    assert weights_of(runtime_files.content(weights="dynamic")) == "int8_weights"
 
 
 def outcome(values, runtime="arm64", **fields):

@@ -11,7 +11,8 @@ from str_keras.export.verify import INT8_AGREEMENT, INT8_DIFFERENCE, TOLERANCES
 
 # Largest difference between two runtimes on the same file, relative to the largest
 # output. Measured: float kernels up to 7e-7, int8 ones none, hybrid ones 3e-3.
-_BETWEEN_RUNTIMES = {"float32": 1e-4, "float16": 1e-4, "int8": 0.02}
+_BETWEEN_RUNTIMES = {"float32": 1e-4, "float16": 1e-4}
+_BETWEEN_INT8 = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +62,11 @@ def tolerance_for(weights: str, reference: str) -> float:
     """Largest difference that a file of such weights may have.
 
     Args:
-        weights: "float32", "float16" or "int8".
+        weights: As of `weights_of`.
         reference: "Keras", or "native": the same file on this CPU.
     """
     if reference == "native":
-        return _BETWEEN_RUNTIMES[weights]
+        return _BETWEEN_RUNTIMES.get(weights, _BETWEEN_INT8)
     return TOLERANCES.get(weights, INT8_DIFFERENCE)
 
 
@@ -74,7 +75,7 @@ def fault(found: Distance, weights: str, reference: str, tolerance: float) -> st
 
     Args:
         found: As of `distance`.
-        weights: "float32", "float16" or "int8".
+        weights: As of `weights_of`.
         reference: "Keras" or "native".
         tolerance: Largest difference.
     """

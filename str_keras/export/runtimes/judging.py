@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from ai_edge_litert.schema_py_generated import TensorType
 
-from str_keras.export.flatbuffer import count_operators, read_kernels
+from str_keras.export.flatbuffer import count_operators, read_graphs, read_kernels
 from str_keras.export.runtimes.comparing import (
     distance,
     fault,
@@ -18,6 +19,27 @@ from str_keras.export.runtimes.outcome import (
 from str_keras.export.runtimes.report import RuntimeRow
 
 
+def weights_of(content: bytes) -> str:
+    """The coarsest kind of a file's kernels.
+
+    Args:
+        content: The bytes of a .tflite file.
+
+    Returns:
+        "float32", "float16", "int8" where activations are int8 too, or "int8_weights"
+        where they are float.
+    """
+    dtypes = {kernel.dtype for kernel in read_kernels(content)}
+    if "int8" not in dtypes:
+        return "float16" if "float16" in dtypes else "float32"
+    computed = any(
+        graph.tensors[index].type == TensorType.INT8 and graph.stored(index) is None
+        for graph in read_graphs(content)
+        for index in graph.producers
+    )
+    return "int8" if computed else "int8_weights"
+
+
 class Judge:
     """Makes a row of what came of the file on a runtime.
 
@@ -28,7 +50,7 @@ class Judge:
         tolerance: As of `verify_runtimes`.
 
     Attributes:
-        weights: "float32", "float16" or "int8": the coarsest of the kernels'.
+        weights: As of `weights_of`.
         reference_name: "Keras" or "native".
         tolerance: Largest difference to the reference.
     """
@@ -40,9 +62,7 @@ class Judge:
         native: dict[str, np.ndarray],
         tolerance: float | None,
     ):
-        dtypes = {kernel.dtype for kernel in read_kernels(content)}
-        coarse = (kind for kind in ("int8", "float16") if kind in dtypes)
-        self.weights = next(coarse, "float32")
+        self.weights = weights_of(content)
         self.reference_name = "Keras" if keras_outputs else "native"
         self.tolerance = tolerance_for(self.weights, self.reference_name)
         self._between = tolerance_for(self.weights, "native")

@@ -66,7 +66,8 @@ class RuntimesReport:
         file: Its path.
         sha256: Of its content.
         bytes: Its size.
-        weights: "float32", "float16" or "int8": the coarsest of its kernels'.
+        weights: The coarsest kind of its kernels: "float32", "float16", "int8", or
+            "int8_weights" where only they are int8.
         reference: "Keras" or "native": whose outputs all are compared with.
         samples: How many.
         source: "images" or "random inputs".
