@@ -208,6 +208,18 @@ def test_rewriting_twice_changes_nothing_more(content):
         assert flatbuffer.read_kernels(again) == flatbuffer.read_kernels(written)
 
 
+@pytest.mark.parametrize("dtype", rewrite.DTYPES)
+def test_a_kernel_of_zeros_alone(dtype):
+    model = keras.Sequential([keras.Input((30,)), layers.Dense(20)])
+    fill(model, 1.0)
+    content = to_tflite(model)
+    written = check_stored(content, [rewrite.Storage(dtype, sparse=True)])
+    (kernel,) = flatbuffer.read_kernels(written)
+    assert kernel.sparse and kernel.nonzeros == 0
+    (old,), (new,) = run(content), run(written)
+    np.testing.assert_allclose(new, old, atol=1e-4)  # the biases
+
+
 @pytest.mark.parametrize(
     ("columns", "kept", "segments", "indices"),
     [

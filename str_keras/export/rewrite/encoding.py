@@ -103,10 +103,13 @@ class Rows:
     def of(cls, array: np.ndarray) -> Rows:
         """Encodes an array of one dimension or more."""
         rows = array.reshape(-1, array.shape[-1])
-        counts = np.count_nonzero(rows, axis=1)
-        segments = np.concatenate([[0], np.cumsum(counts)])
-        _, indices = np.nonzero(rows)
-        return cls(rows[rows != 0], _narrowest(segments), _narrowest(indices))
+        kept = rows != 0
+        if not kept.any():
+            # One zero stays: to LiteRT a tensor without data is no constant.
+            kept[0, 0] = True
+        segments = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+        _, indices = np.nonzero(kept)
+        return cls(rows[kept], _narrowest(segments), _narrowest(indices))
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
