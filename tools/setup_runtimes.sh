@@ -17,13 +17,15 @@ set -euo pipefail
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 guests=$checkout/str_keras/export/runtimes/guests
 home=${STR_KERAS_RUNTIMES:-$checkout/.runtimes}
-python=${PYTHON:-$checkout/.venv/bin/python}
-[ -x "$python" ] || python=$(command -v "$python" || command -v python3)
 
 fail() {
   echo "error: $*" >&2
   exit 1
 }
+
+python=${PYTHON:-$checkout/.venv/bin/python}
+command -v "$python" >/dev/null ||
+  fail "PYTHON names the environment that str_keras is in: there is no program $python"
 
 # Whether the part $1 is there as $2 describes it.
 is_there() { [ -f "$home/$1/.stamp" ] && [ "$(cat "$home/$1/.stamp")" = "$2" ]; }
@@ -160,6 +162,7 @@ set_up_counting() {
 }
 
 mkdir -p "$home"
+home=$(cd "$home" && pwd)
 # One at a time: another that waits here finds everything set up.
 exec 9>"$home/.lock"
 flock 9
