@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
 from str_keras.export.errors import ExportError
 from str_keras.export.rewrite import Storage, Weight, rewrite_graph, store, weights
-from str_keras.export.rewrite.sizes import packed_bytes, smallest, stored_bytes
+from str_keras.export.rewrite.sizes import Size, bytes_in, packed_bytes, smallest
 
 WEIGHTS = ("float32", "float16", "int8", "int8_weights")
 SMALLEST = ("file", "download")
@@ -21,7 +20,6 @@ _DTYPES = {
     "float16": ("float16",),
     "int8_weights": ("int8", "float16"),
 }
-_SIZES = {"file": stored_bytes, "download": packed_bytes}
 # XNNPACK's sparse kernels switch on above two thirds of zeros.
 _SPARSE_ABOVE = 2 / 3
 _COUNTED = ("CONV_2D", "FULLY_CONNECTED")
@@ -128,14 +126,15 @@ def encode(content: bytes, kind: Kind) -> Encoded:
     Raises:
         ExportError: if a kernel is not finite.
     """
-    dtypes = _DTYPES[kind.weights]
-    dense = content
+    dtypes, dense = _DTYPES[kind.weights], content
+    ready, rewritten = rewrite_graph(content) if kind.sparse else (content, ())
+    kernels = weights(ready)
     if kind.weights != "float32":
-        dense = store(content, smallest(dtypes, [False]))
+        dense = store(content, smallest(dtypes, [False], bytes_in(kernels)))
     if not kind.sparse:
         return Encoded(dense)
-    ready, rewritten = rewrite_graph(content)
-    storages = _sparse_storages(weights(ready), dtypes, _SIZES[kind.smallest])
+    size = bytes_in(kernels) if kind.smallest == "file" else packed_bytes
+    storages = _sparse_storages(kernels, dtypes, size)
     if not any(storage.sparse for storage in storages):
         return Encoded(dense, len(dense))
     chosen = iter(storages)
@@ -145,7 +144,7 @@ def encode(content: bytes, kind: Kind) -> Encoded:
 def _sparse_storages(
     kernels: list[Weight],
     dtypes: tuple[str, ...],
-    size: Callable[[Weight, Storage], int],
+    size: Size,
 ) -> list[Storage]:
     """The smallest storage of each kernel, at least one sparse if that is of use."""
     choose = smallest(dtypes, size=size)

@@ -65,10 +65,18 @@ class TFLiteWriter:
         path: str | os.PathLike[str],
         kind: Kind,
         *,
+        encoded: Encoded | None = None,
         tolerance: float | None = None,
         overwrite: bool = False,
     ) -> TFLiteReport:
         """Writes one file and its JSON, as `tflite` does.
+
+        Args:
+            path: As of `tflite`.
+            kind: What is written.
+            encoded: What `encode` gave for the kind; None: it is called here.
+            tolerance: As of `tflite`.
+            overwrite: As of `tflite`.
 
         Raises:
             ExportError: for a combination that fails on some runtime, a model that the
@@ -78,12 +86,11 @@ class TFLiteWriter:
         """
         check_target(path, kind, tolerance)
         if kind.weights == "int8":
-            refuse_loops(self.model, kind.weights, self.batch_size)
             self._check_calibration()
         target = claim_file(path, overwrite)
         claim_file(target.with_suffix(".json"), overwrite)
 
-        encoded = self._encode(kind)
+        encoded = encoded or self.encode(kind)
         with written_aside(target) as temporary:
             temporary.write_bytes(encoded.content)
             checked = self._verify(temporary, encoded.content, kind, tolerance)
@@ -105,7 +112,15 @@ class TFLiteWriter:
         targets.write_json(target.with_suffix(".json"), described)
         return report
 
-    def _encode(self, kind: Kind) -> Encoded:
+    def encode(self, kind: Kind) -> Encoded:
+        """The bytes of a file of the kind.
+
+        Raises:
+            ExportError: for a combination that fails on some runtime, or a model that
+                the converter refuses.
+            ValueError: for int8 without `calibration`.
+        """
+        kind.check()
         if kind.weights == "int8":
             return Encoded(self._convert("int8"))
         return encode(self._float32, kind)
@@ -126,6 +141,7 @@ class TFLiteWriter:
         return content
 
     def _check_calibration(self) -> np.ndarray:
+        refuse_loops(self.model, "int8", self.batch_size)
         if self._calibration is None:
             raise ValueError(
                 "int8 needs `calibration`: real images, in the form of `images`; a "

@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from str_keras.export.rewrite.encoding import Rows, Storage
 from str_keras.export.rewrite.storing import Weight
 
+Size: TypeAlias = Callable[[Weight, Storage], int]
+
 # What the file takes for the tensors and operators between stored kernel and float32.
 _OPERATOR_BYTES = 150
 _DIMENSION_BYTES = 28
+_ZERO_POINT_BYTES = 8
 
 
-def stored_bytes(weight: Weight, storage: Storage) -> int:
-    """Bytes that a kernel takes in the file, to some tens of bytes."""
+def stored_bytes(weight: Weight, storage: Storage, alike: int = 1) -> int:
+    """Bytes that a kernel takes in the file, to some tens of bytes.
+
+    Args:
+        weight: The kernel.
+        storage: How it is stored.
+        alike: How many kernels of the file have as many channels: as int8 they share
+            their zero points.
+    """
     arrays = _arrays(weight, storage)
-    return sum(map(len, arrays)) + _structure_bytes(weight, storage)
+    zero_points = _ZERO_POINT_BYTES * weight.values.shape[weight.axis] // alike
+    shared = zero_points if storage.dtype == "int8" else 0
+    return sum(map(len, arrays)) + _structure_bytes(weight, storage) + shared
 
 
 def packed_bytes(weight: Weight, storage: Storage) -> int:
     """Bytes that a kernel takes in a compressed download, to some tens of bytes."""
     packed = zlib.compress(b"".join(_arrays(weight, storage)), 9)
     return len(packed) + _structure_bytes(weight, storage) // 4
+
+
+def bytes_in(kernels: Iterable[Weight]) -> Size:
+    """`stored_bytes` for the kernels of one file."""
+    alike = Counter(kernel.values.shape[kernel.axis] for kernel in kernels)
+
+    def size(weight: Weight, storage: Storage) -> int:
+        channels = weight.values.shape[weight.axis]
+        return stored_bytes(weight, storage, alike[channels])
+
+    return size
 
 
 def _arrays(weight: Weight, storage: Storage) -> list[bytes]:
@@ -41,14 +66,14 @@ def _structure_bytes(weight: Weight, storage: Storage) -> int:
 def smallest(
     dtypes: Iterable[str],
     sparse: Iterable[bool] = (False, True),
-    size: Callable[[Weight, Storage], int] = stored_bytes,
+    size: Size = stored_bytes,
 ) -> Callable[[Weight], Storage]:
     """What `store` can be given: of each kernel the storage that takes the least.
 
     Args:
         dtypes: Of which to choose; of two of the same size the first.
         sparse: Of which encodings to choose.
-        size: `stored_bytes` or `packed_bytes`.
+        size: `stored_bytes`, `bytes_in(kernels)` or `packed_bytes`.
     """
     storages = [Storage(dtype, zeros) for dtype in dtypes for zeros in sparse]
 
