@@ -12,7 +12,7 @@ from str_keras import export
 from str_keras.export import convert, flatbuffer, rewrite
 from str_keras.export.rewrite.editing import OP, TYPE
 from str_keras.export.rewrite.encoding import Rows
-from str_keras.export.rewrite.sizes import stored_bytes
+from str_keras.export.rewrite.sizes import smallest, stored_bytes
 
 layers = keras.layers
 STORAGES = [
@@ -206,6 +206,42 @@ def test_rewriting_twice_changes_nothing_more(content):
         assert rewrite.weights(written) == []
         again = rewrite.store(written, lambda weight: rewrite.Storage("int8", True))
         assert flatbuffer.read_kernels(again) == flatbuffer.read_kernels(written)
+
+
+def embedding():
+    """A table that XNNPACK leaves to LiteRT; the classifier is XNNPACK's."""
+    numbers = keras.Input((12,))
+    places = keras.ops.cast(40 * keras.ops.abs(numbers), "int32")
+    x = layers.Embedding(200, 16)(places)
+    return keras.Model(numbers, layers.Dense(40)(layers.Flatten()(x)))
+
+
+def volumes():
+    x = inputs = keras.Input((5, 5, 5, 4))
+    x = layers.Conv3DTranspose(8, 3)(layers.Conv3D(8, 3)(x))
+    return keras.Model(inputs, layers.Dense(40)(layers.Flatten()(x)))
+
+
+@pytest.mark.parametrize("build", [embedding, volumes])
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_kernels_that_xnnpack_leaves_are_sparse_in_float32_alone(build, dtype):
+    """Else LiteRT reads what XNNPACK was to unpack: errors as large as the outputs."""
+    model = build()
+    fill(model, 0.9)
+    content = to_tflite(model)
+    with pytest.raises(export.ExportError, match="float32 only") as caught:
+        rewrite.store(content, lambda weight: rewrite.Storage(dtype, sparse=True))
+    assert "\n" not in str(caught.value)
+    choose = smallest([dtype])
+    written = rewrite.store(content, choose)
+    *left, dense = [choose(weight) for weight in rewrite.weights(content)]
+    assert set(left) == {rewrite.Storage("float32", sparse=True)}
+    assert dense == rewrite.Storage(dtype, sparse=True)
+    (old,), (new,) = run(content), run(written)
+    bound = {"float16": 2e-3, "int8": 3e-2}[dtype]
+    assert np.abs(new - old).max() <= bound * np.abs(old).max()
+    one = rewrite.store(content, lambda weight: rewrite.Storage(dtype))
+    assert np.abs(run(one)[0] - old).max() <= bound * np.abs(old).max()
 
 
 @pytest.mark.parametrize("dtype", rewrite.DTYPES)

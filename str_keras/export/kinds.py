@@ -74,7 +74,7 @@ class Kind:
                 "int8 is not written sparse-encoded: where such a file has a Dense "
                 "layer it fails to load (failed to delegate FULLY_CONNECTED), and no "
                 "runtime has int8 sparse kernels; take int8_weights with sparse=True, "
-                "as small and with sparse kernels, or int8 with sparse=False"
+                "which is smaller and has them, or int8 with sparse=False"
             )
         if self.smallest == "download" and not self.sparse:
             raise ValueError(

@@ -70,14 +70,18 @@ def smallest(
 ) -> Callable[[Weight], Storage]:
     """What `store` can be given: of each kernel the storage that takes the least.
 
+    A kernel that can be sparse in float32 only is so if that is the smallest.
+
     Args:
         dtypes: Of which to choose; of two of the same size the first.
         sparse: Of which encodings to choose.
         size: `stored_bytes`, `bytes_in(kernels)` or `packed_bytes`.
     """
     storages = [Storage(dtype, zeros) for dtype in dtypes for zeros in sparse]
+    instead = Storage("float32", sparse=True)
 
     def choose(weight: Weight) -> Storage:
-        return min(storages, key=lambda storage: size(weight, storage))
+        allowed = [s if weight.allows(s) else instead for s in storages]
+        return min(allowed, key=lambda storage: size(weight, storage))
 
     return choose

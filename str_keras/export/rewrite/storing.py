@@ -34,6 +34,10 @@ _CHANNEL_AXES = {
 }
 _BIAS = 2
 _BIASED = (OP.CONV_2D, OP.DEPTHWISE_CONV_2D, OP.FULLY_CONNECTED)
+# Those that XNNPACK takes. Of a kernel that another operator reads as well, DENSIFY is
+# left to XNNPACK, which does not run it, and DEQUANTIZE to LiteRT, which then reads
+# what was never unpacked: outputs are wrong, and nothing says so.
+_UNPACKING = (OP.CONV_2D, OP.DEPTHWISE_CONV_2D, OP.FULLY_CONNECTED, OP.TRANSPOSE_CONV)
 _OPERATORS = {code: name for name, code in vars(OP).items() if isinstance(code, int)}
 # The least versions of DEQUANTIZE that take float16, and int8 with many scales.
 _DEQUANTIZE_VERSIONS = {"float16": 3, "int8": 5}
@@ -48,12 +52,18 @@ class Weight:
         operator: What it is used by, such as "CONV_2D".
         values: float32, in the shape the file has it in.
         axis: The dimension of its output channels.
+        unpacks: Whether it may be sparse in another type than float32.
     """
 
     name: str
     operator: str
     values: np.ndarray
     axis: int
+    unpacks: bool = True
+
+    def allows(self, storage: Storage) -> bool:
+        """Whether outputs are right on every runtime if it is stored so."""
+        return self.unpacks or not storage.sparse or storage.dtype == "float32"
 
     def rounded(self, dtype: str) -> Rounded:
         """The kernel rounded to "float32", "float16" or "int8"."""
@@ -77,7 +87,8 @@ def store(content: bytes, choose: Callable[[Weight], Storage]) -> bytes:
         The bytes of the new file. Zeros are zeros in it.
 
     Raises:
-        ExportError: if a kernel that is to be stored otherwise is not finite.
+        ExportError: if a kernel that is to be stored otherwise is not finite, or does
+            not allow what was chosen (see `Weight.allows`).
         ValueError: if `content` is no TensorFlow Lite flatbuffer.
     """
     editor = Editor(content)
@@ -92,6 +103,12 @@ def store(content: bytes, choose: Callable[[Weight], Storage]) -> bytes:
                 raise ExportError(
                     "a kernel has values that are not finite: was the training "
                     f"stable? Received: {weight.name}"
+                )
+            if not weight.allows(storage):
+                raise ExportError(
+                    f"a kernel of {weight.operator} is sparse in float32 only: in "
+                    "another type LiteRT never unpacks it and outputs are wrong; take "
+                    f"{storage.dtype}, dense. Received: {weight.name} as {storage}"
                 )
             before += _store(editor, graph, index, weight, storage)
             if storage.dtype == "float16":
@@ -121,7 +138,9 @@ def _weights(graph: Graph) -> Iterator[tuple[int, Weight]]:
         if code == OP.BATCH_MATMUL and operator.builtinOptions.adjY:
             axis = values.ndim - 2
         name = graph.tensors[index].name.decode()
-        yield index, Weight(name, _OPERATORS[code], values, axis)
+        users = [c for c, op in graph.operators if index in map(int, op.inputs)]
+        unpacks = all(user in _UNPACKING for user in users)
+        yield index, Weight(name, _OPERATORS[code], values, axis, unpacks)
 
 
 def _store(
