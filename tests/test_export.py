@@ -82,7 +82,8 @@ def test_file_equals_keras(
     assert report.densify_ops == (2 if sparse else 0)
     assert sum(report.stored.values()) == 4
     assert (report.verified_on, report.verified_with) == (42, "images")
-    assert report.note == ""
+    assert ("runs on dense kernels" in report.note) == sparse  # it reads gray images
+    assert set(report.runs.values()) == {"dense"}
     if sparse:
         assert report.bytes < 0.7 * report.dense_bytes
     bounds = {"float32": 1e-4, "float16": 5e-3, "int8_weights": 0.05, "int8": 0.2}

@@ -37,6 +37,7 @@ class TFLiteReport:
         smallest: What sparse encoding was to make small, "file" or "download".
         stored: How many kernels are stored how, such as `{"float16 sparse": 28}`.
         rewritten: What was rewritten in the graph for sparse kernels.
+        runs: By target of `xnnpack.TARGETS` "sparse" or "dense": the kernels that run.
     """
 
     path: str
@@ -61,6 +62,7 @@ class TFLiteReport:
     smallest: str = "file"
     stored: dict[str, int] = dataclasses.field(default_factory=dict)
     rewritten: tuple[str, ...] = ()
+    runs: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def encoding(self) -> str:

@@ -26,6 +26,7 @@ from str_keras.export.plain import (
     predict,
 )
 from str_keras.export.report import TFLiteReport
+from str_keras.export.xnnpack import SparseCheck, refuse_unsafe
 from str_keras.files import claim_file, written_aside
 
 
@@ -94,6 +95,8 @@ class TFLiteWriter:
         with written_aside(target) as temporary:
             temporary.write_bytes(encoded.content)
             checked = self._verify(temporary, encoded.content, kind, tolerance)
+            # The run proves nothing of where sparse kernels are on.
+            found = refuse_unsafe(encoded.content)
             report = TFLiteReport(
                 path=str(target),
                 weights=kind.weights,
@@ -103,9 +106,10 @@ class TFLiteWriter:
                 bytes=len(encoded.content),
                 gzip_bytes=targets.gzip_bytes(encoded.content),
                 dense_bytes=encoded.dense_bytes,
-                note=_note(encoded),
+                note=_note(encoded, found),
                 smallest=kind.smallest,
                 rewritten=encoded.rewritten,
+                runs={t: verdict.kind for t, verdict in found.verdicts.items()},
                 **checked,
             )
             described = self._describe(report, encoded.content)
@@ -193,6 +197,7 @@ class TFLiteWriter:
             "sparse": report.sparse,
             "kernels": report.stored,
             "rewritten": list(report.rewritten),
+            "runs": report.runs,
             "params": report.params,
             "nonzeros": report.nonzeros,
             "input": {
@@ -250,7 +255,7 @@ def _accuracy(outputs: np.ndarray, labels: np.ndarray | None) -> float | None:
     return None if labels is None else float(np.mean(outputs.argmax(-1) == labels))
 
 
-def _note(encoded: Encoded) -> str:
+def _note(encoded: Encoded, found: SparseCheck) -> str:
     if encoded.dense_bytes is None:
         return ""
     if not count_operators(encoded.content, "DENSIFY"):
@@ -258,9 +263,14 @@ def _note(encoded: Encoded) -> str:
             "no kernel would be smaller without its zeros (too few of them, or kernels "
             "that are tiny): the file is dense"
         )
+    notes = []
     if len(encoded.content) >= encoded.dense_bytes:
-        return (
+        notes.append(
             f"not smaller than its dense twin of {encoded.dense_bytes:,} bytes: sparse "
             "storage is there to switch sparse kernels on"
         )
-    return ""
+    if not found.is_sparse:
+        verdict = next(iter(found.verdicts.values()))
+        told = f"it runs on dense kernels everywhere: {verdict.why}; {verdict.mend}"
+        notes.append(told.removesuffix("; "))
+    return ". ".join(notes)

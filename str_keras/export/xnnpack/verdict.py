@@ -40,22 +40,25 @@ _UNTAKEN = (
 )
 
 
-def check(content: bytes) -> SparseCheck:
+def check(content: bytes, *, assume_stored: bool = False) -> SparseCheck:
     """Checks a .tflite file against the rules of XNNPACK's sparse inference.
 
     Nothing is run: a run proves nothing of another kind of CPU.
 
     Args:
         content: The bytes of the file.
+        assume_stored: Checks as if a kernel of each part of the graph were stored
+            sparse, which alone lets XNNPACK try.
 
     Raises:
         ValueError: if they are no TensorFlow Lite flatbuffer.
     """
-    return _Check(content).result
+    return _Check(content, assume_stored).result
 
 
 class _Check:
-    def __init__(self, content: bytes):
+    def __init__(self, content: bytes, assume_stored: bool):
+        self.assume_stored = assume_stored
         self.graphs = read_graphs(content)
         self.parts: list[tuple[Rewriting, list[Fault]]] = []
         nodes: list[NodeCheck] = []
@@ -78,6 +81,7 @@ class _Check:
         rows: list[tuple[int, NodeCheck]] = []
         taken: set[int] = set()
         for partition in partitions(graph):
+            partition.hinted |= self.assume_stored
             rewriting = Rewriting(Subgraph(partition))
             found = faults(rewriting)
             self.parts.append((rewriting, found))
@@ -177,19 +181,22 @@ class _Check:
         return _verdict("dense", rewriting, self._of(rewriting, cluster.cause))
 
 
-def refuse_unsafe(content: bytes) -> None:
+def refuse_unsafe(content: bytes) -> SparseCheck:
     """Fails for a file that does not load, or gives wrong outputs, on some target.
 
     Args:
         content: The bytes of the file.
 
+    Returns:
+        What `check` found, if all is well.
+
     Raises:
         ExportError: naming targets, rule and mend.
     """
-    found = check(content).verdicts
-    bad = {t: v for t, v in found.items() if v.kind in ("refused", "wrong")}
+    found = check(content)
+    bad = {t: v for t, v in found.verdicts.items() if v.kind in ("refused", "wrong")}
     if not bad:
-        return
+        return found
     kinds = {
         "refused": "it does not load on",
         "wrong": "its outputs are wrong, without a word, on",
@@ -201,8 +208,8 @@ def refuse_unsafe(content: bytes) -> None:
     ]
     first = next(iter(bad.values()))
     raise ExportError(
-        f"a sparse file of this model is not written: {' and '.join(said)}, where "
-        f"sparse kernels are on. {first.why} (rule {first.rule!r}); {first.mend}"
+        f"such a file of this model is not written: {' and '.join(said)}. "
+        f"{first.why} (rule {first.rule!r}); {first.mend}"
     )
 
 
