@@ -13,17 +13,20 @@ from str_keras.export.to_onnx import onnx
 from str_keras.export.to_openvino import openvino
 from str_keras.export.to_saved_model import saved_model
 from str_keras.export.to_tflite import tflite
+from str_keras.export.to_variants import VariantsReport, variants
 
 __all__ = [
     "ExportError",
     "FormatReport",
     "SavedModelReport",
     "TFLiteReport",
+    "VariantsReport",
     "node_data",
     "onnx",
     "openvino",
     "report_table",
     "saved_model",
     "tflite",
+    "variants",
     "verify_runtimes",
 ]
