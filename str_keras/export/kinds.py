@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from str_keras.export.errors import ExportError
 from str_keras.export.rewrite import Storage, Weight, rewrite_graph, store, weights
 from str_keras.export.rewrite.sizes import Size, bytes_in, packed_bytes, smallest
+from str_keras.export.xnnpack import check
 
 WEIGHTS = ("float32", "float16", "int8", "int8_weights")
 SMALLEST = ("file", "download")
@@ -20,9 +19,6 @@ _DTYPES = {
     "float16": ("float16",),
     "int8_weights": ("int8", "float16"),
 }
-# XNNPACK's sparse kernels switch on above two thirds of zeros.
-_SPARSE_ABOVE = 2 / 3
-_COUNTED = ("CONV_2D", "FULLY_CONNECTED")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +112,7 @@ def encode(content: bytes, kind: Kind) -> Encoded:
 
     With `sparse`, each kernel is stored as is smallest, and the graph is rewritten to
     what sparse kernels ask for (see `rewrite.make_ready`). If no kernel were sparse
-    then though sparse kernels would have zeros enough, the one that it costs least is
+    then though the model qualifies for sparse kernels, the one that it costs least is
     made so: one is what they switch on by.
 
     Args:
@@ -136,35 +132,29 @@ def encode(content: bytes, kind: Kind) -> Encoded:
     if not kind.sparse:
         return Encoded(dense)
     size = bytes_in(kernels) if kind.smallest == "file" else packed_bytes
-    storages = _sparse_storages(kernels, dtypes, size)
+    choose = smallest(dtypes, size=size)
+    storages = [choose(kernel) for kernel in kernels]
     if not any(storage.sparse for storage in storages):
-        return Encoded(dense, len(dense))
+        if not check(ready, assume_stored=True).is_sparse:
+            return Encoded(dense, len(dense))
+        _make_one_sparse(kernels, storages, dtypes, size)
     chosen = iter(storages)
     return Encoded(store(ready, lambda weight: next(chosen)), len(dense), rewritten)
 
 
-def _sparse_storages(
-    kernels: list[Weight],
-    dtypes: tuple[str, ...],
-    size: Size,
-) -> list[Storage]:
-    """The smallest storage of each kernel, at least one sparse if that is of use."""
-    choose = smallest(dtypes, size=size)
-    storages = [choose(kernel) for kernel in kernels]
-    counted = [i for i, kernel in enumerate(kernels) if _counts(kernel)]
-    if counted and not any(storage.sparse for storage in storages):
-        sparse = smallest(dtypes, [True], size)
-        costs = {
-            i: size(kernels[i], sparse(kernels[i])) - size(kernels[i], storages[i])
-            for i in counted
-        }
-        cheapest = min(counted, key=costs.__getitem__)
-        storages[cheapest] = sparse(kernels[cheapest])
-    return storages
+def _make_one_sparse(
+    kernels: list[Weight], storages: list[Storage], dtypes: tuple[str, ...], size: Size
+) -> None:
+    """Changes the storage of the 1x1 convolution that it costs least."""
+    choose = smallest(dtypes, [True], size)
+    sparse = {i: choose(k) for i, k in enumerate(kernels) if _is_pointwise(k)}
+    costs = {
+        i: size(kernels[i], storage) - size(kernels[i], storages[i])
+        for i, storage in sparse.items()
+    }
+    cheapest = min(costs, key=costs.__getitem__)
+    storages[cheapest] = sparse[cheapest]
 
 
-def _counts(kernel: Weight) -> bool:
-    """Whether it is of those whose zeros XNNPACK counts, and has enough of them."""
-    pointwise = kernel.values.ndim == 2 or kernel.values.shape[1:3] == (1, 1)
-    zeros = 1 - int(np.count_nonzero(kernel.values)) / kernel.values.size
-    return kernel.operator in _COUNTED and pointwise and zeros > _SPARSE_ABOVE
+def _is_pointwise(kernel: Weight) -> bool:
+    return kernel.operator == "CONV_2D" and kernel.values.shape[1:3] == (1, 1)

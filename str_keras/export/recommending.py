@@ -19,14 +19,11 @@ class Variant:
         kind: What kind it is.
         report: What was written and compared.
         zstd_bytes: Its size as `zstd -19` packs it.
-        verdicts: By target of `xnnpack.TARGETS` "sparse" or "dense": the kernels that
-            its graph and zeros switch on there.
     """
 
     kind: Kind
     report: TFLiteReport
     zstd_bytes: int
-    verdicts: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +103,7 @@ def _fastest(
             said += f", {rest[0][0]} {1000 * rest[0][1]:.3g} ms"
         return first, said
     by_bytes = sorted(variants, key=lambda v: v.report.bytes)
-    sparse = [v for v in by_bytes if v.verdicts[target] == "sparse"]
+    sparse = [v for v in by_bytes if v.report.runs[target] == "sparse"]
     integer = [v for v in variants if v.kind.weights == "int8"]
     if sparse:
         said = "sparse kernels are on, the same for each such file; not timed"
@@ -120,11 +117,10 @@ def to_json(variant: Variant) -> dict[str, Any]:
     """The numbers of a variant."""
     report = variant.report
     names = ("bytes", "gzip_bytes", "params", "nonzeros", "stored", "difference")
-    names += ("agreement", "top1")
+    names += ("agreement", "top1", "runs")
     return {
         "kind": variant.kind.name,
         **{name: getattr(report, name) for name in names},
         "zstd_bytes": variant.zstd_bytes,
         "rewritten": list(report.rewritten),
-        "runs": variant.verdicts,
     }

@@ -19,7 +19,6 @@ from str_keras.export.kinds import KINDS, Encoded, Kind
 from str_keras.export.plain import PreprocessingLike
 from str_keras.export.recommending import Recommendation, Variant, recommend, to_json
 from str_keras.export.writing import TFLiteWriter
-from str_keras.export.xnnpack import TARGETS, check
 from str_keras.files import claim_file
 from str_keras.tables import text_table
 
@@ -140,15 +139,7 @@ def variants(
             refused[kind.name] = str(error)
             continue
         digests[_digest(encoded)] = kind.name
-        found = check(encoded.content).verdicts
-        written.append(
-            Variant(
-                kind,
-                report,
-                targets.zstd_bytes(encoded.content),
-                {target: found[target].kind for target in TARGETS},
-            )
-        )
+        written.append(Variant(kind, report, targets.zstd_bytes(encoded.content)))
     if not written:
         reasons = "; ".join(f"{kind}: {why}" for kind, why in refused.items())
         raise ExportError(f"no file could be written: {reasons}")
@@ -181,7 +172,7 @@ def _lines(made: VariantsReport) -> list[str]:
             f"{variant.report.bytes:,}",
             f"{variant.report.gzip_bytes:,}",
             f"{variant.zstd_bytes:,}",
-            ", ".join(t for t, v in variant.verdicts.items() if v == "sparse") or "-",
+            _sparse_on(variant) or "-",
             f"{variant.report.difference:.1e}",
             _percent(variant.report.agreement),
             _percent(variant.report.top1),
@@ -194,11 +185,18 @@ def _lines(made: VariantsReport) -> list[str]:
         f"{first.nonzeros:,} of {first.params:,} weights are not zero. Compared with "
         f"Keras on {first.verified_on} {first.verified_with}."
     )
-    lines += [f"{v.kind.name}: {v.report.note}" for v in made.variants if v.report.note]
+    notes: dict[str, list[str]] = {}
+    for variant in made.variants:
+        notes.setdefault(variant.report.note, []).append(variant.kind.name)
+    lines += [f"{', '.join(kinds)}: {note}" for note, kinds in notes.items() if note]
     lines += [f"{kind} was left out: {why}" for kind, why in made.left_out.items()]
     lines += [f"{kind} was not written: {why}" for kind, why in made.refused.items()]
     rows = [(r.goal, r.kind, r.because) for r in made.recommendations]
     return [*lines, "", text_table(("for", "take", "because"), rows, left=(0, 1, 2))]
+
+
+def _sparse_on(variant: Variant) -> str:
+    return ", ".join(t for t, v in variant.report.runs.items() if v == "sparse")
 
 
 def _percent(share: float | None) -> str:
