@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from str_keras.export.to_openvino import openvino
     from str_keras.export.to_saved_model import saved_model
     from str_keras.export.to_tflite import tflite
+    from str_keras.export.to_variants import VariantsReport, variants
 
 __all__ = [
     "ExportError",
@@ -30,6 +31,7 @@ __all__ = [
     "SavedModelReport",
     "SparseCheck",
     "TFLiteReport",
+    "VariantsReport",
     "check_sparse",
     "node_data",
     "onnx",
@@ -37,6 +39,7 @@ __all__ = [
     "report_table",
     "saved_model",
     "tflite",
+    "variants",
     "verify_runtimes",
 ]
 _LAZY = {
@@ -44,6 +47,8 @@ _LAZY = {
     "openvino": "to_openvino",
     "saved_model": "to_saved_model",
     "tflite": "to_tflite",
+    "VariantsReport": "to_variants",
+    "variants": "to_variants",
     "verify_runtimes": "runtimes",
 }
 

@@ -63,7 +63,8 @@ def rewrite_graph(content: bytes) -> tuple[bytes, tuple[str, ...]]:
 
 
 def _name(graph: Graph, index: int) -> str:
-    return graph.tensors[index].name.decode()
+    """A tensor's name: of what the converter made one of, the first."""
+    return graph.tensors[index].name.decode().partition(";")[0]
 
 
 def _signature(graph: Graph, index: int) -> tuple[int, ...]:
