@@ -78,6 +78,9 @@ class TrainConfig:
     )
     data_dir: str = _option("", "Where the data set lies; TFDS' own default if empty.")
     image_size: int = _option(0, "Height and width in pixels; 0: the data set's own.")
+    channels: int = _option(
+        0, "Channels of the net's input: 3 shows gray images as color; 0: as stored."
+    )
     augment: str = _option("auto", "auto, none, crop_flip or imagenet.")
     epochs: int = _option(100, "Passes over the training images.")
     batch_size: int = _option(256, "Images a step, over all replicas together.")
@@ -137,7 +140,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skip", tuple(self.skip))
-        choices = {
+        choices: dict[str, tuple[str | int, ...]] = {
+            "channels": (0, 1, 3),
             "method": tuple(METHODS),
             "schedule": SCHEDULES,
             "precision": PRECISIONS,
@@ -149,7 +153,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(
-                    f"--{name} is one of {', '.join(known)}. Received: {name}={value!r}"
+                    f"--{name} is one of {', '.join(map(str, known))}. "
+                    f"Received: {name}={value!r}"
                 )
         ranges: tuple[tuple[str, float, float], ...] = (
             ("epochs", 1, math.inf),
