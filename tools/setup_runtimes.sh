@@ -8,6 +8,7 @@
 # $STR_KERAS_RUNTIMES or .runtimes in the checkout; what is there already is kept.
 #
 #   PYTHON=.venv/bin/python tools/setup_runtimes.sh
+#   tools/setup_runtimes.sh web   # the npm packages alone, for the page of `make demo`
 #
 # PYTHON is the environment whose versions of ai-edge-litert and numpy are taken. Written
 # for Debian 12 on x86-64; qemu-user, chromium and gcc are installed where they are
@@ -24,7 +25,10 @@ fail() {
 }
 
 python=${PYTHON:-$checkout/.venv/bin/python}
-command -v "$python" >/dev/null ||
+part=${*:-all}
+[ "$part" = all ] || [ "$part" = web ] ||
+  fail "the one part to set up alone is web. Received: $part"
+[ "$part" = web ] || command -v "$python" >/dev/null ||
   fail "PYTHON names the environment that str_keras is in: there is no program $python"
 
 # Whether the part $1 is there as $2 describes it.
@@ -132,13 +136,13 @@ set_up_arm64() {
   put arm64 "$into" "$stamp"
 }
 
-set_up_wasm() {
+set_up_web() {
   local stamp into=$work/web
   stamp=$(sha256sum <"$guests/package-lock.json")
   is_there web "$stamp" && return
   node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null &&
-    command -v npm >/dev/null || fail "node 20 or newer and npm are needed for wasm"
-  echo "setting up wasm: LiteRT.js and playwright-core"
+    command -v npm >/dev/null || fail "node 20 or newer and npm are needed for LiteRT.js"
+  echo "setting up LiteRT.js and what drives and checks it in a browser"
   mkdir -p "$into"
   cp "$guests/package.json" "$guests/package-lock.json" "$into"
   (cd "$into" && npm ci --silent --ignore-scripts --no-audit --no-fund)
@@ -169,8 +173,12 @@ flock 9
 work=$(mktemp -d "$home/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
+if [ "$part" = web ]; then
+  set_up_web
+  exit
+fi
 install_packages
 set_up_arm64
-set_up_wasm
+set_up_web
 set_up_counting
 echo "the runtimes are set up in $home"
