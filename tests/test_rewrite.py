@@ -5,11 +5,11 @@ import re
 import keras
 import numpy as np
 import pytest
-from ai_edge_litert import interpreter
-from export_models import fill
+from export_models import all_kinds, embedding, fill, volumes
+from tflite_content import PLAIN, run, start, to_tflite
 
 from str_keras import export
-from str_keras.export import convert, flatbuffer, rewrite
+from str_keras.export import flatbuffer, rewrite
 from str_keras.export.rewrite.editing import OP, TYPE
 from str_keras.export.rewrite.encoding import Rows
 from str_keras.export.rewrite.sizes import smallest, stored_bytes
@@ -20,56 +20,11 @@ STORAGES = [
     for dtype in rewrite.DTYPES
     for sparse in (False, True)
 ]
-PLAIN = interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-
-
-def to_tflite(model, batch_size=1):
-    (content,) = convert.convert(
-        model,
-        weights="float32",
-        encodings=(False,),
-        batch_size=batch_size,
-        calibration=None,
-        normalize=None,
-    )
-    return content
-
-
-def all_kinds():
-    """Kernels of many operators, one of more than 256 columns, a bias used twice."""
-    inputs = keras.Input((9, 9, 4))
-    x = layers.Conv2D(8, 3, activation="relu")(inputs)
-    x = layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")(x)
-    x = layers.Conv2DTranspose(12, 2, strides=2)(x)
-    x = layers.Conv2D(300, 1, activation="relu")(x)
-    x = layers.Conv2D(8, 3, groups=2, dilation_rate=2)(x)
-    x = layers.Reshape((10, 80))(x)
-    x = layers.Conv1D(12, 3, activation="relu", padding="causal")(x)
-    x = layers.EinsumDense("abc,cde->abde", (10, 3, 5), bias_axes="de")(x)
-    x = layers.Dense(16)(layers.Flatten()(x))
-    model = keras.Model(inputs, layers.Dense(16)(layers.Dense(16)(x)))
-    fill(model, 0.8)
-    return model
 
 
 @pytest.fixture(scope="module")
 def content():
     return to_tflite(all_kinds())
-
-
-def start(content, **options):
-    runtime = interpreter.Interpreter(model_content=content, **options)
-    runtime.allocate_tensors()
-    return runtime
-
-
-def run(content, **options):
-    runtime = start(content, **options)
-    (details,) = runtime.get_input_details()
-    x = np.random.default_rng(0).normal(size=details["shape"]).astype("float32")
-    runtime.set_tensor(details["index"], x)
-    runtime.invoke()
-    return [runtime.get_tensor(d["index"]) for d in runtime.get_output_details()]
 
 
 def kernels(content):
@@ -206,20 +161,6 @@ def test_rewriting_twice_changes_nothing_more(content):
         assert rewrite.weights(written) == []
         again = rewrite.store(written, lambda weight: rewrite.Storage("int8", True))
         assert flatbuffer.read_kernels(again) == flatbuffer.read_kernels(written)
-
-
-def embedding():
-    """A table that XNNPACK leaves to LiteRT; the classifier is XNNPACK's."""
-    numbers = keras.Input((12,))
-    places = keras.ops.cast(40 * keras.ops.abs(numbers), "int32")
-    x = layers.Embedding(200, 16)(places)
-    return keras.Model(numbers, layers.Dense(40)(layers.Flatten()(x)))
-
-
-def volumes():
-    x = inputs = keras.Input((5, 5, 5, 4))
-    x = layers.Conv3DTranspose(8, 3)(layers.Conv3D(8, 3)(x))
-    return keras.Model(inputs, layers.Dense(40)(layers.Flatten()(x)))
 
 
 @pytest.mark.parametrize("build", [embedding, volumes])

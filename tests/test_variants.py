@@ -3,11 +3,10 @@
 import gzip
 import json
 
-import keras
 import numpy as np
 import pytest
 import zstandard
-from export_models import fill, nonzeros
+from export_models import mobile, nonzeros
 
 from str_keras import export
 from str_keras.export.kinds import KINDS, Kind
@@ -15,28 +14,7 @@ from str_keras.export.recommending import Variant, recommend
 from str_keras.export.report import TFLiteReport
 from str_keras.export.xnnpack import TARGETS
 
-layers = keras.layers
 WITH_KERNELS = ["arm", "wasm", "x86_no_avx"]
-
-
-def mobile(sparsity=0.9, size=25, padding="valid"):
-    """A MobileNet of two blocks for which sparse kernels switch on, but for padding.
-
-    At 25 pixels the second depthwise convolution sees 13x13: the converter folds its
-    padding into "same", which XNNPACK's sparse inference takes for something else.
-    """
-    inputs = keras.Input((size, size, 3))
-    x = layers.ZeroPadding2D(1)(inputs)
-    x = layers.Conv2D(16, 3, strides=2, activation="relu")(x)
-    x = layers.DepthwiseConv2D(3, padding="same")(x)
-    x = layers.Conv2D(64, 1, activation="relu")(x)
-    x = layers.ZeroPadding2D(1)(x) if padding == "valid" else x
-    x = layers.DepthwiseConv2D(3, strides=2, padding=padding)(x)
-    x = layers.Conv2D(128, 1, activation="relu")(x)
-    x = layers.Dense(10)(layers.GlobalAveragePooling2D()(x))
-    model = keras.Model(inputs, x)
-    fill(model, sparsity, dense="depthwise")
-    return model
 
 
 @pytest.fixture(scope="module")
