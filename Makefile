@@ -1,9 +1,11 @@
-# make quickstart | test | test-long | test-device | lint | types | clean: each sets up the
-# environment it needs.
+# make quickstart | demo | test | test-long | test-device | lint | types | clean: each sets
+# up the environment it needs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs/quickstart
+DEMO ?= runs/demo
+PORT ?= 8000
 # The environment is made anew when what is to be installed has changed.
 LOCK := $(shell cat setup.cfg pyproject.toml requirements.lock | sha256sum | cut -c1-16)
 USE := $(VENV)/.use-$(LOCK)
@@ -14,11 +16,12 @@ TORCH := $(TORCH_VENV)/.use-$(LOCK)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint requirements.lock
 
-.PHONY: help quickstart test test-long test-device test-fast runtimes lint types lock clean
+.PHONY: help quickstart demo test test-long test-device test-fast runtimes lint types lock clean
 
 help:
 	@echo "make quickstart  train dense and sparse twins on real images, report, export,"
 	@echo "                 verify; ends in a table (minutes on two CPU cores)"
+	@echo "make demo        a page with a dense net beside its sparse twin, in a browser"
 	@echo "make test        the test suite"
 	@echo "make test-long   what takes minutes: the core on JAX and PyTorch, tfmot's twin"
 	@echo "make test-device .tflite files on emulated CPUs and in Chromium (make runtimes)"
@@ -49,6 +52,11 @@ $(TORCH):
 
 quickstart: $(USE)
 	$(BIN)/python -m experiments.quickstart --output=$(RUNS)
+
+# Trains the twins if there are none in $(DEMO); then serves, without a network.
+demo: $(USE)
+	tools/setup_runtimes.sh web
+	$(BIN)/python -m experiments.demo --output=$(DEMO) --port=$(PORT)
 
 # Two processes: most of the time goes to tracing, which uses one core.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
