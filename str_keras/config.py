@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from str_keras.distribution import STRATEGIES
+from str_keras.policies import POLICIES
 from str_keras.schedules import SCHEDULES
 
 METHODS = {
@@ -32,7 +33,7 @@ TIMED = ("gmp", "budget_gmp", "uniform_oneshot")
 ONLY_FOR = {
     **dict.fromkeys(("s_init", "g", "granularity", "threshold_decay"), LEARNED),
     **dict.fromkeys(("prune_begin", "prune_end"), TIMED),
-    "skip": tuple(method for method in METHODS if method != "dense"),
+    **dict.fromkeys(("skip", "policy"), tuple(m for m in METHODS if m != "dense")),
 }
 """Fields that other methods do not read, by name."""
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -124,6 +125,12 @@ class TrainConfig:
     skip: tuple[str, ...] = _option(
         (), "Layers left dense: names or paths; re:PATTERN is searched in the path."
     )
+    policy: str = _option(
+        "",
+        "What else is left dense. "
+        + "; ".join(f"{name} prunes {told}" for name, told in POLICIES.items())
+        + "; empty: nothing.",
+    )
     seed: int = _option(0, "Of the initial weights, the order and the augmentation.")
     deterministic: bool = _option(
         False, "Deterministic operations: two runs equal bit for bit; slower on GPUs."
@@ -146,6 +153,7 @@ class TrainConfig:
             "schedule": SCHEDULES,
             "precision": PRECISIONS,
             "strategy": STRATEGIES,
+            "policy": ("", *POLICIES),
             "stem": ("auto", "imagenet", "small"),
             "granularity": ("layer", "filter", "weight", "network"),
         }

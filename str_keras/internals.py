@@ -57,6 +57,18 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
+def input_ranks(layer: keras.Layer) -> set[int]:
+    """Numbers of axes, the batch's included, of all tensors that a layer was called on.
+
+    `layer.input` raises for a layer that is used twice.
+    """
+    return {
+        len(tensor.shape)
+        for node in layer._inbound_nodes
+        for tensor in node.input_tensors
+    }
+
+
 def functional_graph(model: keras.Model) -> keras.Model | None:
     """The functional graph of a built Functional or Sequential model, else None.
 

@@ -336,7 +336,7 @@ def check_built(model: keras.Model) -> None:
 
 
 def prepare(
-    model: keras.Model, skip: Iterable[Skip] | Skip = ()
+    model: keras.Model, skip: Iterable[Skip] | Skip = (), policy: str | None = None
 ) -> tuple[keras.Model, list[str], list[tuple[str, str]]]:
     """What a `SubstitutedModel` is made of: see `sparsify` for arguments and errors.
 
@@ -350,7 +350,7 @@ def prepare(
             "The model has thresholds already: strip it first. "
             f"Received: model={model.name}"
         )
-    kernels, passed = select(model, skip)
+    kernels, passed = select(model, skip, policy)
     if not kernels:
         reasons = "; ".join(f"{item.path}: {item.reason}" for item in passed[:5])
         raise ValueError(
@@ -379,6 +379,7 @@ def sparsify(
     g: Any = "sigmoid",
     granularity: str = "layer",
     skip: Iterable[Skip] | Skip = (),
+    policy: str | None = None,
 ) -> SparseModel:
     """Returns a copy of a model whose kernels have learnable soft thresholds.
 
@@ -393,6 +394,9 @@ def sparsify(
             threshold for all (the paper's global variant).
         skip: Layers to leave dense: names or paths, compiled regular expressions
             (searched in the path), types, or functions of a layer; one or several.
+        policy: "latency" leaves all dense but what runs faster for its zeros, "size"
+            what takes no less of a file without them; see `str_keras.policies`. None:
+            neither.
 
     Returns:
         A `SparseModel`, not compiled.
@@ -407,5 +411,5 @@ def sparsify(
             f"`granularity` is one of {(*GRANULARITIES, NETWORK)}. "
             f"Received: {granularity=}"
         )
-    copy, kernels, passed = prepare(model, skip)
+    copy, kernels, passed = prepare(model, skip, policy)
     return SparseModel(copy, kernels, s_init, g, granularity, passed)
