@@ -1,9 +1,11 @@
-# make quickstart | test | test-long | lint | types | clean: each sets up the
-# environment it needs.
+# make quickstart | demo | test | test-long | test-device | lint | types | clean: each sets
+# up the environment it needs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs/quickstart
+DEMO ?= runs/demo
+PORT ?= 8000
 # The environment is made anew when what is to be installed has changed.
 LOCK := $(shell cat setup.cfg pyproject.toml requirements.lock | sha256sum | cut -c1-16)
 USE := $(VENV)/.use-$(LOCK)
@@ -14,13 +16,15 @@ TORCH := $(TORCH_VENV)/.use-$(LOCK)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint requirements.lock
 
-.PHONY: help quickstart test test-long test-fast lint types lock clean
+.PHONY: help quickstart demo test test-long test-device test-fast runtimes lint types lock clean
 
 help:
 	@echo "make quickstart  train dense and sparse twins on real images, report, export,"
 	@echo "                 verify; ends in a table (minutes on two CPU cores)"
+	@echo "make demo        a page with a dense net beside its sparse twin, in a browser"
 	@echo "make test        the test suite"
 	@echo "make test-long   what takes minutes: the core on JAX and PyTorch, tfmot's twin"
+	@echo "make test-device .tflite files on emulated CPUs and in Chromium (make runtimes)"
 	@echo "make test-fast   without the tests that train or start processes"
 	@echo "make lint types  ruff; pyright"
 	@echo "make lock        write requirements.lock anew from setup.cfg"
@@ -35,7 +39,7 @@ $(USE):
 # The tests also need the other backends, PyTorch and JAX.
 $(DEVELOP): $(USE)
 	@echo "installing what the tests need into $(VENV) (once only)"
-	$(PIP) --editable '.[dev,jax,plot,torch]'
+	$(PIP) --editable '.[dev,jax,onnx,openvino,plot,torch]'
 	@touch $@
 
 $(TORCH):
@@ -49,17 +53,29 @@ $(TORCH):
 quickstart: $(USE)
 	$(BIN)/python -m experiments.quickstart --output=$(RUNS)
 
+# Trains the twins if there are none in $(DEMO); then serves, without a network.
+demo: $(USE)
+	tools/setup_runtimes.sh web
+	$(BIN)/python -m experiments.demo --output=$(DEMO) --port=$(PORT)
+
 # Two processes: most of the time goes to tracing, which uses one core.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(DEVELOP) $(TORCH)
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long and not device"
 
 test-long: $(DEVELOP)
 	$(PYTEST) --dist load -m long
 
+# Emulators, an arm64 Python, a browser: into .runtimes or $STR_KERAS_RUNTIMES.
+runtimes: $(USE)
+	PYTHON=$(BIN)/python tools/setup_runtimes.sh
+
+test-device: $(DEVELOP) runtimes
+	$(PYTEST) --dist load -m device
+
 test-fast: $(DEVELOP) $(TORCH)
-	$(PYTEST) -m "not slow and not long"
+	$(PYTEST) -m "not slow and not long and not device"
 
 lint: $(DEVELOP)
 	$(BIN)/ruff check .
@@ -71,8 +87,8 @@ types: $(DEVELOP)
 lock:
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,jax,plot,torch]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,jax,onnx,openvino,plot,torch]'
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v '@' > requirements.lock
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) build dist *.egg-info .pytest_cache .ruff_cache runs
+	rm -rf $(VENV) $(TORCH_VENV) .runtimes build dist *.egg-info .pytest_cache .ruff_cache runs

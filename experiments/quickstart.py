@@ -27,8 +27,18 @@ FLOAT16_TOLERANCE = 2e-2
 METHODS = ("dense", "str")
 # What each twin is shipped as: weights and whether only the non-zeros are stored.
 VARIANTS = {
-    "dense": [("float32", False), ("float16", False), ("int8", False)],
-    "str": [("float32", True), ("float16", True), ("int8", False)],
+    "dense": [
+        ("float32", False),
+        ("float16", False),
+        ("int8", False),
+        ("int8_weights", False),
+    ],
+    "str": [
+        ("float32", True),
+        ("float16", True),
+        ("int8", False),
+        ("int8_weights", True),
+    ],
 }
 
 

@@ -23,6 +23,7 @@ from str_keras.forecasting import forecast
 from str_keras.layers import SoftThreshold
 from str_keras.model import SparseModel, sparsify
 from str_keras.pruning import PrunedModel, PruningRamp, prune
+from str_keras.ready import make_sparse_ready, sparse_ready_report
 from str_keras.stripping import copy_weights, strip
 from str_keras.thresholds import register_g, soft_threshold
 
@@ -46,6 +47,7 @@ __all__ = [
     "fold_rank",
     "forecast",
     "layers",
+    "make_sparse_ready",
     "models",
     "optimizers",
     "prune",
@@ -53,6 +55,7 @@ __all__ = [
     "schedules",
     "shrink",
     "soft_threshold",
+    "sparse_ready_report",
     "sparsify",
     "sparsify_channels",
     "strip",

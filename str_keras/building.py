@@ -96,19 +96,20 @@ def _skip_rules(names: tuple[str, ...]) -> list[Skip]:
 
 def _pruned(config: TrainConfig, dense: keras.Model) -> keras.Model:
     """The pruned model of a method that prunes at given rates."""
-    skip = _skip_rules(config.skip)
+    skip, policy = _skip_rules(config.skip), config.policy or None
     sparsity = config.sparsity or 0.0  # a budget has its own
     if config.takes_budget:
         file = config.budget.lower().endswith((".csv", ".json"))
         wanted = (budget.read if file else budget.published)(config.budget)
     elif config.method == "erk_rigl_static":
-        wanted = budget.erk(dense, sparsity, skip)
+        wanted = budget.erk(dense, sparsity, skip, policy)
     else:
-        wanted = budget.uniform(dense, sparsity, skip)
+        wanted = budget.uniform(dense, sparsity, skip, policy)
     if config.method == "erk_rigl_static":
         keep_random(dense, wanted.match(dense), config.seed)
     straight = config.method in ("dnw", "budget_dnw")
-    return prune(dense, wanted, "straight_through" if straight else "masked", skip)
+    gradient = "straight_through" if straight else "masked"
+    return prune(dense, wanted, gradient, skip, policy)
 
 
 def create(
@@ -131,7 +132,8 @@ def create(
         one = config.method == "str_global"
         granularity = "network" if one else config.granularity
         rules = _skip_rules(config.skip)
-        model = sparsify(model, config.s_init, config.g, granularity, rules)
+        policy = config.policy or None
+        model = sparsify(model, config.s_init, config.g, granularity, rules, policy)
     elif config.method != "dense":
         model = _pruned(config, model)
     model.compile(

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from str_keras.distribution import STRATEGIES
+from str_keras.policies import POLICIES
 from str_keras.schedules import SCHEDULES
 
 METHODS = {
@@ -32,7 +33,7 @@ TIMED = ("gmp", "budget_gmp", "uniform_oneshot")
 ONLY_FOR = {
     **dict.fromkeys(("s_init", "g", "granularity", "threshold_decay"), LEARNED),
     **dict.fromkeys(("prune_begin", "prune_end"), TIMED),
-    "skip": tuple(method for method in METHODS if method != "dense"),
+    **dict.fromkeys(("skip", "policy"), tuple(m for m in METHODS if m != "dense")),
 }
 """Fields that other methods do not read, by name."""
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -78,6 +79,9 @@ class TrainConfig:
     )
     data_dir: str = _option("", "Where the data set lies; TFDS' own default if empty.")
     image_size: int = _option(0, "Height and width in pixels; 0: the data set's own.")
+    channels: int = _option(
+        0, "Channels of the net's input: 3 shows gray images as color; 0: as stored."
+    )
     augment: str = _option("auto", "auto, none, crop_flip or imagenet.")
     epochs: int = _option(100, "Passes over the training images.")
     batch_size: int = _option(256, "Images a step, over all replicas together.")
@@ -121,6 +125,12 @@ class TrainConfig:
     skip: tuple[str, ...] = _option(
         (), "Layers left dense: names or paths; re:PATTERN is searched in the path."
     )
+    policy: str = _option(
+        "",
+        "What else is left dense. "
+        + "; ".join(f"{name} prunes {told}" for name, told in POLICIES.items())
+        + "; empty: nothing.",
+    )
     seed: int = _option(0, "Of the initial weights, the order and the augmentation.")
     deterministic: bool = _option(
         False, "Deterministic operations: two runs equal bit for bit; slower on GPUs."
@@ -137,11 +147,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skip", tuple(self.skip))
-        choices = {
+        choices: dict[str, tuple[str | int, ...]] = {
+            "channels": (0, 1, 3),
             "method": tuple(METHODS),
             "schedule": SCHEDULES,
             "precision": PRECISIONS,
             "strategy": STRATEGIES,
+            "policy": ("", *POLICIES),
             "stem": ("auto", "imagenet", "small"),
             "granularity": ("layer", "filter", "weight", "network"),
         }
@@ -149,7 +161,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(
-                    f"--{name} is one of {', '.join(known)}. Received: {name}={value!r}"
+                    f"--{name} is one of {', '.join(map(str, known))}. "
+                    f"Received: {name}={value!r}"
                 )
         ranges: tuple[tuple[str, float, float], ...] = (
             ("epochs", 1, math.inf),

@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers
 
 from str_keras.internals import full_precision, functional_graph, sublayers
-from str_keras.model import check_built, clone, find_thresholded
+from str_keras.model import check_built, clone, find_thresholded, finish_copy
 from str_keras.recurrent import FastGRNNCell
 from str_keras.selection import Kernel
 from str_keras.thresholds import Tensor, ops
@@ -172,6 +172,7 @@ def fold_rank(model: keras.Model) -> keras.Model:
     for value, variable in zip(values, fixed.weights, strict=True):
         # A copy of its own: see `copy_weights`.
         variable.assign(np.array(ops.convert_to_numpy(value)))
+    finish_copy(fixed)
     return fixed
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import keras
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.variables import AutocastScope
+from keras.src.models.functional import Functional
+from keras.src.ops.numpy import Flip
 
 
 def full_precision() -> Any:
@@ -63,6 +65,18 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
+def input_ranks(layer: keras.Layer) -> set[int]:
+    """Numbers of axes, the batch's included, of all tensors that a layer was called on.
+
+    `layer.input` raises for a layer that is used twice.
+    """
+    return {
+        len(tensor.shape)
+        for node in layer._inbound_nodes
+        for tensor in node.input_tensors
+    }
+
+
 def functional_graph(model: keras.Model) -> keras.Model | None:
     """The functional graph of a built Functional or Sequential model, else None.
 
@@ -73,6 +87,29 @@ def functional_graph(model: keras.Model) -> keras.Model | None:
     if isinstance(model, keras.Sequential):
         return model._functional
     return model if hasattr(model, "_run_through_graph") else None
+
+
+def calls_its_graph(model: keras.Model) -> bool:
+    """Whether a call of a model is a run of its graph: no subclass with its own."""
+    return type(model).call in (Functional.call, keras.Sequential.call)
+
+
+def operation_name(operation: Any) -> str:
+    """Name of the class of an operation of `keras.ops`; "" of a layer, or another's.
+
+    `keras.ops` exports functions; what they leave in a graph has private classes.
+    """
+    kind = type(operation)
+    return kind.__name__ if kind.__module__.startswith("keras.src.ops.") else ""
+
+
+def flip_kind() -> type:
+    """The class of the operation that `keras.ops.flip` leaves in a graph.
+
+    The function itself cannot be told the operation's name, and the one that it takes
+    may be in use.
+    """
+    return Flip
 
 
 def run_graph(model: keras.Model, inputs: Any, call: Callable) -> Any:

@@ -307,6 +307,19 @@ def clone(model: keras.Model, clone_function: Any = None) -> keras.Model:
             submodel.compiled = True
 
 
+def finish_copy(layer: keras.Layer) -> None:
+    """Lets `Normalization` layers inside compute what they keep beside their weights.
+
+    Keras does so when it loads a file, not when weights are assigned: a copy would
+    normalize by 0 and 1, whatever the original was adapted to.
+    """
+    for inner in [layer, *internals.sublayers(layer)]:
+        if isinstance(inner, keras.layers.Normalization):
+            inner.finalize_state()
+        elif inner is not layer:
+            finish_copy(inner)
+
+
 def check_built(model: keras.Model) -> None:
     """Raises if `model` is no built Functional or Sequential model, with the mend."""
     if not isinstance(model, keras.Model):
@@ -323,7 +336,7 @@ def check_built(model: keras.Model) -> None:
 
 
 def prepare(
-    model: keras.Model, skip: Iterable[Skip] | Skip = ()
+    model: keras.Model, skip: Iterable[Skip] | Skip = (), policy: str | None = None
 ) -> tuple[keras.Model, list[str], list[tuple[str, str]]]:
     """What a `SubstitutedModel` is made of: see `sparsify` for arguments and errors.
 
@@ -337,7 +350,7 @@ def prepare(
             "The model has thresholds already: strip it first. "
             f"Received: model={model.name}"
         )
-    kernels, passed = select(model, skip)
+    kernels, passed = select(model, skip, policy)
     if not kernels:
         reasons = "; ".join(f"{item.path}: {item.reason}" for item in passed[:5])
         raise ValueError(
@@ -352,6 +365,7 @@ def prepare(
             f"Received: model={model.name}"
         )
     copy.set_weights(model.get_weights())
+    finish_copy(copy)
     return (
         copy,
         [kernel.path for kernel in kernels],
@@ -365,6 +379,7 @@ def sparsify(
     g: Any = "sigmoid",
     granularity: str = "layer",
     skip: Iterable[Skip] | Skip = (),
+    policy: str | None = None,
 ) -> SparseModel:
     """Returns a copy of a model whose kernels have learnable soft thresholds.
 
@@ -379,6 +394,9 @@ def sparsify(
             threshold for all (the paper's global variant).
         skip: Layers to leave dense: names or paths, compiled regular expressions
             (searched in the path), types, or functions of a layer; one or several.
+        policy: "latency" leaves all dense but what runs faster for its zeros, "size"
+            what takes no less of a file without them; see `str_keras.policies`. None:
+            neither.
 
     Returns:
         A `SparseModel`, not compiled.
@@ -393,5 +411,5 @@ def sparsify(
             f"`granularity` is one of {(*GRANULARITIES, NETWORK)}. "
             f"Received: {granularity=}"
         )
-    copy, kernels, passed = prepare(model, skip)
+    copy, kernels, passed = prepare(model, skip, policy)
     return SparseModel(copy, kernels, s_init, g, granularity, passed)

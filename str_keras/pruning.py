@@ -150,6 +150,7 @@ def prune(
     rates: float | Mapping[str, float] | Budget,
     gradient: str = "masked",
     skip: Iterable[Skip] | Skip = (),
+    policy: str | None = None,
 ) -> PrunedModel:
     """Returns a copy of a model that reads only the largest weights of each kernel.
 
@@ -164,6 +165,7 @@ def prune(
         gradient: "masked": pruned weights get no gradient (GMP); "straight_through":
             all do, so that a pruned weight can grow and return (DNW).
         skip: Layers to leave dense: see `sparsify`.
+        policy: What else to leave dense: see `sparsify`.
 
     Returns:
         A `PrunedModel`, not compiled.
@@ -177,7 +179,7 @@ def prune(
     """
     if gradient not in GRADIENTS:
         raise ValueError(f"`gradient` is one of {GRADIENTS}. Received: {gradient=}")
-    copy, kernels, passed = prepare(model, skip)
+    copy, kernels, passed = prepare(model, skip, policy)
     if isinstance(rates, Budget):
         skipped = {kernel.path for kernel in select(model)[0]} - set(kernels)
         found = rates.match(model).items()

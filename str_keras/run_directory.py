@@ -106,8 +106,8 @@ def dataset_of_run(model: str | os.PathLike[str]) -> dict[str, Any]:
     """The data set that a run's model was trained on, by the config.json beside it.
 
     Returns:
-        Arguments of `data.load`: name, data_dir and image_size; none of them if there
-        is no such file, or it is of another program.
+        Arguments of `data.load`: name, data_dir, image_size and channels; none of them
+        if there is no such file, or it is of another program.
     """
     path = pathlib.Path(model).parent / "config.json"
     if not path.is_file():
@@ -122,6 +122,7 @@ def dataset_of_run(model: str | os.PathLike[str]) -> dict[str, Any]:
         "name": values["dataset"],
         "data_dir": values.get("data_dir") or None,
         "image_size": values.get("image_size") or None,
+        "channels": values.get("channels") or None,
     }
 
 

@@ -12,6 +12,7 @@ import keras
 from keras import layers
 
 from str_keras.internals import functional_graph
+from str_keras.policies import check_policy, why_dense
 from str_keras.recurrent import FastGRNNCell
 from str_keras.thresholds import is_threshold_logit
 
@@ -277,7 +278,7 @@ def _reason(layer: keras.Layer) -> str | None:
 
 
 def select(
-    model: keras.Model, skip: Iterable[Skip] | Skip = ()
+    model: keras.Model, skip: Iterable[Skip] | Skip = (), policy: str | None = None
 ) -> tuple[list[Kernel], list[PassedThrough]]:
     """Splits the layers with kernels: those to get thresholds, those passed through.
 
@@ -285,16 +286,19 @@ def select(
         model: A built Functional or Sequential model, nested ones opened.
         skip: Layers to pass through: names or paths, compiled regular expressions
             (searched in the path), types, or functions of a layer; one or several.
+        policy: What else to pass through: of `policies.POLICIES`.
 
     Returns:
-        The kernels in order of the model, and the layers passed through. Layers
-        without a weight of two or more axes (batch normalization, pooling) are in
-        neither.
+        The kernels in order of the model, and the layers passed through; a kernel that
+        the policy leaves dense stands among those by its own path. Layers without a
+        weight of two or more axes (batch normalization, pooling) are in neither.
 
     Raises:
         TypeError: if a rule is of no such kind.
-        ValueError: if a name is of no layer (near ones are named).
+        ValueError: if a name is of no layer (near ones are named), or the policy not
+            known.
     """
+    check_policy(policy)
     single = isinstance(skip, str | re.Pattern | type) or callable(skip)
     rules: list[Skip] = [skip] if single else list(skip)  # type: ignore[arg-type]
     found = list(walk(model))
@@ -309,5 +313,16 @@ def select(
         elif reason := _reason(layer):
             passed.append(PassedThrough(path, layer, reason))
         else:
-            kernels += find_kernels(layer, path)
+            for kernel in find_kernels(layer, path):
+                reason = _why_dense(policy, kernel)
+                if reason:
+                    passed.append(PassedThrough(kernel.path, layer, reason))
+                else:
+                    kernels.append(kernel)
     return kernels, passed
+
+
+def _why_dense(policy: str | None, kernel: Kernel) -> str:
+    """Why the policy leaves a kernel dense; empty if it does not."""
+    name, shape = kernel.variable.name, tuple(kernel.variable.shape)
+    return why_dense(policy, kernel.layer, name, shape, kernel.filter_axes)

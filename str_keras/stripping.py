@@ -11,7 +11,13 @@ from keras import ops
 from str_keras import internals
 from str_keras.folding import fold_like, learned_cells
 from str_keras.layers import SoftThreshold, ThresholdedKernel
-from str_keras.model import SubstitutedModel, check_built, clone, find_thresholded
+from str_keras.model import (
+    SubstitutedModel,
+    check_built,
+    clone,
+    find_thresholded,
+    finish_copy,
+)
 from str_keras.thresholds import KEPT, is_threshold_logit, is_threshold_state
 
 
@@ -134,3 +140,4 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
         # A copy of its own: on JAX the two would share a buffer, and a step of one
         # model, which donates it, would delete the other's weight.
         other.assign(np.array(ops.convert_to_numpy(value)))
+    finish_copy(target)

@@ -232,6 +232,7 @@ def _train(
     dataset = data.load(
         config.dataset,
         image_size=config.image_size or None,
+        channels=config.channels or None,
         data_dir=config.data_dir or None,
         seed=config.seed,
         augment=config.augment,

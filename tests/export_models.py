@@ -59,3 +59,54 @@ def fill(model, sparsity, dense="no such layer"):
 
 def nonzeros(model):
     return sum(np.count_nonzero(w) for w in model.weights if len(w.shape) > 1)
+
+
+def mobile(sparsity=0.9, size=25, padding="valid"):
+    """A MobileNet of two blocks for which sparse kernels switch on, but for padding.
+
+    At 25 pixels the second depthwise convolution sees 13x13: the converter folds its
+    padding into "same", which XNNPACK's sparse inference takes for something else.
+    """
+    inputs = keras.Input((size, size, 3))
+    x = layers.ZeroPadding2D(1)(inputs)
+    x = layers.Conv2D(16, 3, strides=2, activation="relu")(x)
+    x = layers.DepthwiseConv2D(3, padding="same")(x)
+    x = layers.Conv2D(64, 1, activation="relu")(x)
+    x = layers.ZeroPadding2D(1)(x) if padding == "valid" else x
+    x = layers.DepthwiseConv2D(3, strides=2, padding=padding)(x)
+    x = layers.Conv2D(128, 1, activation="relu")(x)
+    x = layers.Dense(10)(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, x)
+    fill(model, sparsity, dense="depthwise")
+    return model
+
+
+def all_kinds():
+    """Kernels of many operators, one of more than 256 columns, a bias used twice."""
+    inputs = keras.Input((9, 9, 4))
+    x = layers.Conv2D(8, 3, activation="relu")(inputs)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")(x)
+    x = layers.Conv2DTranspose(12, 2, strides=2)(x)
+    x = layers.Conv2D(300, 1, activation="relu")(x)
+    x = layers.Conv2D(8, 3, groups=2, dilation_rate=2)(x)
+    x = layers.Reshape((10, 80))(x)
+    x = layers.Conv1D(12, 3, activation="relu", padding="causal")(x)
+    x = layers.EinsumDense("abc,cde->abde", (10, 3, 5), bias_axes="de")(x)
+    x = layers.Dense(16)(layers.Flatten()(x))
+    model = keras.Model(inputs, layers.Dense(16)(layers.Dense(16)(x)))
+    fill(model, 0.8)
+    return model
+
+
+def embedding():
+    """A table that XNNPACK leaves to LiteRT; the classifier is XNNPACK's."""
+    numbers = keras.Input((12,))
+    places = keras.ops.cast(40 * keras.ops.abs(numbers), "int32")
+    x = layers.Embedding(200, 16)(places)
+    return keras.Model(numbers, layers.Dense(40)(layers.Flatten()(x)))
+
+
+def volumes():
+    x = inputs = keras.Input((5, 5, 5, 4))
+    x = layers.Conv3DTranspose(8, 3)(layers.Conv3D(8, 3)(x))
+    return keras.Model(inputs, layers.Dense(40)(layers.Flatten()(x)))

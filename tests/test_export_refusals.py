@@ -1,6 +1,7 @@
 """TFLite: what fails somewhere, or proves wrong, is not written."""
 
 import importlib
+import json
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from str_keras.export import flatbuffer
 from str_keras.export import verify as verification
 
 layers = keras.layers
-to_tflite = importlib.import_module("str_keras.export.to_tflite")
+writing = importlib.import_module("str_keras.export.writing")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,13 @@ def calibration(dataset):
 REFUSED = {
     "dynamic": ({"weights": "dynamic"}, ValueError, "does not load"),
     "unknown weights": ({"weights": "int4"}, ValueError, "one of"),
-    "int8 sparse": ({"weights": "int8", "sparse": True}, export.ExportError, "float16"),
+    "int8 sparse": (
+        {"weights": "int8", "sparse": True},
+        export.ExportError,
+        "int8_weights",
+    ),
+    "download, dense": ({"smallest": "download"}, ValueError, "sparse=True"),
+    "smallest of all": ({"smallest": "zip"}, ValueError, "one of"),
     "int8 uncalibrated": ({"weights": "int8"}, ValueError, "calibration"),
     "batch 0": ({"batch_size": 0}, ValueError, "batch_size"),
     "batch 1.5": ({"batch_size": 1.5}, ValueError, "batch_size"),
@@ -54,13 +61,14 @@ def test_bad_arguments_are_refused_before_writing(tmp_path, case):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("head", ["conv", "conv after reshape"])
-def test_pointwise_head_is_refused_in_a_sparse_file_alone(tmp_path, head):
-    model, path = sparse_cnn(head), tmp_path / "model.tflite"
-    with pytest.raises(export.ExportError, match="GlobalAveragePooling2D"):
-        export.tflite(model, path, sparse=True)
-    assert not list(tmp_path.iterdir())
-    export.tflite(model, path)
+def test_pointwise_head_is_rewritten_in_a_sparse_file_alone(tmp_path):
+    model, path = sparse_cnn("conv"), tmp_path / "model.tflite"
+    report = export.tflite(model, path, sparse=True)
+    (line,) = report.rewritten
+    assert "flattened before the head" in line
+    assert "flattened before the head (1)" in export.report_table([report])
+    assert json.loads(path.with_suffix(".json").read_text())["rewritten"] == [line]
+    assert not export.tflite(model, path, overwrite=True).rewritten
 
 
 def test_squeeze_and_excitation_is_no_head(tmp_path):
@@ -96,7 +104,7 @@ def test_unfit_models(tmp_path, model, said):
 
 def corrupt(change):
     """`convert` with its model or its bytes changed on the way."""
-    original = to_tflite.convert
+    original = writing.convert
 
     def convert(model, **options):
         if change == "garbage":
@@ -141,7 +149,7 @@ def test_a_file_that_is_wrong_is_deleted(
     before = {"model.tflite": b"what was there"} if weights == "float32" else {}
     for name, content in before.items():
         (tmp_path / name).write_bytes(content)
-    monkeypatch.setattr(to_tflite, "convert", corrupt(change))
+    monkeypatch.setattr(writing, "convert", corrupt(change))
     with pytest.raises(export.ExportError, match=said) as caught:
         export.tflite(
             sparse_cnn(),

@@ -164,6 +164,20 @@ def test_strip_of_a_plain_model_is_a_copy():
     assert copy is not model
 
 
+def test_copies_normalize_by_what_the_original_was_adapted_to():
+    normalization = layers.Normalization()
+    normalization.adapt(3.0 * IMAGES + 5.0)
+    image = keras.Input(IMAGES.shape[1:])
+    x = layers.Conv2D(4, 3, use_bias=False)(normalization(image))
+    y = layers.Dense(2)(layers.Flatten()(layers.BatchNormalization()(x)))
+    model = keras.Model(image, y)
+    expected = numpy(model(IMAGES))
+    sparse = stk.sparsify(model, s_init=-100.0)
+    thin = stk.sparsify_channels(model, s_init=-100.0)
+    for copy in (stk.strip(model), sparse, stk.strip(sparse), thin, stk.shrink(model)):
+        np.testing.assert_allclose(numpy(copy(IMAGES)), expected, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_stripped_file_loads_with_no_str_keras(tmp_path):
     sparse = train(stk.sparsify(nested(), s_init=-2.0))

@@ -27,6 +27,7 @@ def blocks(language):
 
 def test_python_snippets_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CI", "true")  # OpenVINO's converter tells of its use elsewhere
     code = "\n".join(blocks("python"))
     names = {}
     exec(compile(code, "README.md", "exec"), names)
@@ -35,12 +36,17 @@ def test_python_snippets_run_in_order(tmp_path, monkeypatch, capsys):
         "model.tflite",
         "model.json",
         "model",
+        "model.onnx",
+        "model.xml",
+        "model.bin",
+        "dense.zeros.json",
     }
     assert names["model"](names["images"].raw("test", 2)[0]).shape == (2, 10)
     printed = capsys.readouterr().out
     assert "threshold by decay alone" in printed  # the forecast
     assert "all weights" in printed  # the summary
     assert "model.tflite" in printed  # the export's table
+    assert "ONNX float32" in printed and "OpenVINO float32" in printed
 
 
 def test_training_commands_run(tmp_path):

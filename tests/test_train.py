@@ -268,6 +268,18 @@ def test_mixed_precision_trains_dense_and_logs_no_sparsity(config, tmp_path):
 
 
 @pytest.mark.slow
+def test_images_are_shown_in_the_channels_asked_for(config, tmp_path):
+    """Gray ones as color by --channels=3, and here color ones as gray."""
+    result = training.train_and_evaluate(
+        with_(config, channels=1, epochs=1), tmp_path / "run"
+    )
+    assert result.model.input_shape == (None, 32, 32, 1)
+    assert result.summary.rows[0].shape[-2] == 1
+    found = run_directory.dataset_of_run(tmp_path / "run" / "last.keras")
+    assert found["channels"] == 1
+
+
+@pytest.mark.slow
 def test_xla_compiles_the_step(config, tmp_path):
     result = training.train_and_evaluate(
         with_(config, xla=True, epochs=1), tmp_path / "run"
@@ -347,6 +359,7 @@ def command(capsys):
         (["--architecture=vgg"], r"resnet50.*'vgg'"),
         (["--dataset=cifar1000"], r"cifar1000"),
         (["--dataset=folder:nowhere"], r"nowhere"),
+        (["--channels=2"], r"--channels is one of 0, 1, 3\..*channels=2"),
         (["--strategy=horovod"], r"--strategy is one of auto.*'horovod'"),
         (["--strategy=multi_worker_mirrored"], r"TF_CONFIG"),
         (["--lr=nan"], r"--lr must be a finite number.*lr=nan"),

@@ -20,11 +20,21 @@ _OUTPUT = flags.DEFINE_string(
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     "float32",
-    "float32, float16, int8 (calibrated on training images of --dataset), or all: "
-    "every kind, dense and sparse-encoded, one file each (OUTPUT-float16-sparse...).",
+    "float32, float16, int8 (calibrated on training images of --dataset), int8_weights "
+    "(kernels alone in 8 bits, computed with in float32), or all: every kind, one file "
+    "each (OUTPUT-float16-sparse...), with their sizes and which to take for what.",
 )
 _SPARSE = flags.DEFINE_bool(
-    "sparse", False, "Store only the non-zeros of kernels (float32 and float16)."
+    "sparse",
+    False,
+    "Store a kernel without its zeros where that is smaller, and rewrite the graph, "
+    "exactly, to what sparse kernels ask for; not of int8.",
+)
+_SMALLEST = flags.DEFINE_enum(
+    "smallest",
+    "file",
+    ["file", "download"],
+    "With --sparse, what is to be small: the file, or its compressed download.",
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 1, "Images a batch, fixed in the file; 0 leaves it free."
@@ -48,8 +58,9 @@ _UINT8_INPUT = flags.DEFINE_bool(
 _TOLERANCE = flags.DEFINE_float(
     "tolerance",
     None,
-    "Largest max|difference| / max|y| to Keras; 1e-4 for float32 and 5e-3 for float16 "
-    "if not given (rounding a deep network to float16 can alone reach 1e-2).",
+    "Largest max|difference| / max|y| to Keras; 1e-4 for float32, 5e-3 for float16 and "
+    "0.1 for int8_weights if not given (rounding a deep network to float16 can alone "
+    "reach 1e-2).",
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 
@@ -63,6 +74,7 @@ def main() -> int:
         _OUTPUT.value,
         weights=_WEIGHTS.value,
         sparse=_SPARSE.value,
+        smallest=_SMALLEST.value,
         batch_size=_BATCH_SIZE.value,
         dataset=_DATASET.value,
         data_dir=_DATA_DIR.value,

@@ -16,7 +16,10 @@ from str_keras.stripping import strip
 
 
 def _shapes(
-    model: keras.Model, sparsity: float, skip: Iterable[Skip] | Skip
+    model: keras.Model,
+    sparsity: float,
+    skip: Iterable[Skip] | Skip,
+    policy: str | None,
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
     """Shapes of the kernels to spread over; a rate of 0 for each of the others."""
     number = isinstance(sparsity, Real) and not isinstance(sparsity, bool)
@@ -27,7 +30,7 @@ def _shapes(
         )
     check_built(model)
     plain = strip(model) if any(True for _ in find_thresholded(model)) else model
-    kernels, _ = select(plain, skip)
+    kernels, _ = select(plain, skip, policy)
     if not kernels:
         raise ValueError(f"No kernel is left to prune. Received: model={model.name}")
     # Of the model itself: a learned rank is folded in what is stripped.
@@ -38,7 +41,10 @@ def _shapes(
 
 
 def uniform(
-    model: keras.Model, sparsity: float, skip: Iterable[Skip] | Skip = ()
+    model: keras.Model,
+    sparsity: float,
+    skip: Iterable[Skip] | Skip = (),
+    policy: str | None = None,
 ) -> Budget:
     """Gives each layer the same sparsity, the first and the last one included.
 
@@ -46,22 +52,26 @@ def uniform(
         model: A built Functional or Sequential model, with thresholds or without.
         sparsity: Share of zeros in [0, 1].
         skip: Layers to leave dense, as of `stk.sparsify`.
+        policy: What else to leave dense, as of `stk.sparsify`.
 
     Returns:
-        A rate for each kernel; 0 for those skipped or without a threshold.
+        A rate for each kernel; 0 for those left dense or without a threshold.
 
     Raises:
         TypeError: if `model` is no model, or a rule of `skip` of no known kind.
         ValueError: if `sparsity` is out of range, the model not built or subclassed, no
             kernel is left, or a name in `skip` is of no layer.
     """
-    shapes, rates = _shapes(model, sparsity, skip)
+    shapes, rates = _shapes(model, sparsity, skip, policy)
     rates |= dict.fromkeys(shapes, float(sparsity))
     return Budget(f"uniform@{100 * sparsity:.2f}", rates, "the same rate for all")
 
 
 def erk(
-    model: keras.Model, sparsity: float, skip: Iterable[Skip] | Skip = ()
+    model: keras.Model,
+    sparsity: float,
+    skip: Iterable[Skip] | Skip = (),
+    policy: str | None = None,
 ) -> Budget:
     """Gives each layer a density proportional to sum(shape) / product(shape).
 
@@ -70,11 +80,11 @@ def erk(
     stays dense, and the others make up for it. First and last layer are included.
 
     Args:
-        model, sparsity, skip: As of `uniform`; the sparsity is that of all kernels that
-            are not left dense by `skip`.
+        model, sparsity, skip, policy: As of `uniform`; the sparsity is that of all
+            kernels that are not left dense by `skip` or `policy`.
 
     Returns:
-        A rate for each kernel; 0 for those skipped or without a threshold.
+        A rate for each kernel; 0 for those left dense or without a threshold.
 
     Raises:
         TypeError, ValueError: as of `uniform`.
@@ -83,7 +93,7 @@ def erk(
     Erdos-Renyi-Kernel of the authors' https://github.com/google-research/rigl
     (`get_sparsities_erdos_renyi`).
     """
-    shapes, rates = _shapes(model, sparsity, skip)
+    shapes, rates = _shapes(model, sparsity, skip, policy)
     kept = (1 - sparsity) * sum(map(math.prod, shapes.values()))
     free = dict(shapes)
     factor = 0.0

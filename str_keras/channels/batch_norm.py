@@ -15,7 +15,7 @@ from str_keras.channels.steps import Mixing, Normalization, Opaque
 from str_keras.internals import full_precision
 from str_keras.layers import SoftThreshold, ThresholdedKernel, logit_shape
 from str_keras.logits import add_logit, check_s_init
-from str_keras.model import SubstitutedModel, check_built, clone
+from str_keras.model import SubstitutedModel, check_built, clone, finish_copy
 from str_keras.selection import Kernel, Skip, check_rules, matches, walk
 from str_keras.stripping import strip
 from str_keras.thresholds import THRESHOLD_LOGIT, Tensor, get_g, ops
@@ -239,4 +239,5 @@ def sparsify_channels(
     for old, new in copies:
         if isinstance(old, keras.Layer):
             new.set_weights(old.get_weights())
+    finish_copy(sparse)
     return sparse

@@ -9,7 +9,7 @@ import numpy as np
 
 from str_keras.channels.flow import Flow
 from str_keras.channels.steps import Array, Mixing, Normalization, Opaque, Tensor
-from str_keras.model import clone
+from str_keras.model import clone, finish_copy
 from str_keras.stripping import strip
 
 
@@ -81,6 +81,7 @@ class _Rebuild:
                     variable.assign(values[variable.name])
             elif isinstance(old, keras.Layer):
                 new.set_weights(old.get_weights())
+        finish_copy(smaller)
         return smaller
 
 

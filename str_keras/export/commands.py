@@ -8,19 +8,18 @@ from typing import Any
 import keras
 
 from str_keras.checkpoint import load_model
-from str_keras.export.errors import ExportError
 from str_keras.export.inputs import input_shape
+from str_keras.export.kinds import WEIGHTS
 from str_keras.export.plain import plain_model
-from str_keras.export.report import TFLiteReport, report_table
+from str_keras.export.report import report_table
 from str_keras.export.to_saved_model import saved_model
-from str_keras.export.to_tflite import WEIGHTS, tflite
+from str_keras.export.to_tflite import tflite
+from str_keras.export.to_variants import variants
 from str_keras.run_directory import dataset_of_run
 from str_keras.startup import stderr_aside
 
 ALL = "all"
 MAX_CALIBRATION = 500
-_VARIANTS = [("float32", False), ("float32", True), ("float16", False)]
-_VARIANTS += [("float16", True), ("int8", False)]
 
 
 def load_images(
@@ -78,6 +77,7 @@ def convert_tflite(
     *,
     weights: str,
     sparse: bool,
+    smallest: str,
     batch_size: int | None,
     dataset: str,
     data_dir: str | None,
@@ -93,6 +93,7 @@ def convert_tflite(
         output: Path of the .tflite; "all" adds "-float32-sparse" and so on to its name.
         weights: As of `tflite`, or "all".
         sparse: As of `tflite`; "all" writes both.
+        smallest: As of `tflite`; "all" writes both.
         batch_size: As of `tflite`; 0 is free.
         dataset: As of `load_images`.
         data_dir: As of `load_images`.
@@ -118,35 +119,23 @@ def convert_tflite(
     arguments |= {"batch_size": batch_size or None, "tolerance": tolerance}
     if weights != ALL:
         with stderr_aside():
-            report = tflite(loaded, output, weights=weights, sparse=sparse, **arguments)
+            report = tflite(
+                loaded,
+                output,
+                weights=weights,
+                sparse=sparse,
+                smallest=smallest,
+                **arguments,
+            )
         print(report_table([report]))
         return 0
-    reports, refused = _write_all(loaded, Path(output), arguments)
-    print(report_table(reports))
-    for line in refused:
-        print(line)
-    return 1 if refused else 0
-
-
-def _write_all(
-    model: keras.Model, output: Path, arguments: dict[str, Any]
-) -> tuple[list[TFLiteReport], list[str]]:
-    reports, refused = [], []
-    for weights, sparse in _VARIANTS:
-        kind = f"{weights}-sparse" if sparse else weights
-        path = output.with_name(f"{output.stem}-{kind}{output.suffix}")
-        if weights == "int8" and "calibration" not in arguments:
-            refused.append(f"{path.name} was not written: int8 needs --dataset")
-            continue
-        try:
-            with stderr_aside():
-                report = tflite(
-                    model, path, weights=weights, sparse=sparse, **arguments
-                )
-            reports.append(report)
-        except ExportError as error:
-            refused.append(f"{path.name} was not written: {error}")
-    return reports, refused
+    target = Path(output)
+    if target.suffix != ".tflite":
+        raise ValueError(f"the output must end in .tflite. Received: --output={output}")
+    with stderr_aside():
+        made = variants(loaded, target.parent, name=target.stem, **arguments)
+    print(made)
+    return 1 if made.refused else 0
 
 
 def convert_saved_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class Graph:
 
     def __init__(self, model: Any, subgraph: Any):
         self.model = model
+        self.subgraph = subgraph
         self.tensors = subgraph.tensors
         self.operators = [(self._code(op), op) for op in subgraph.operators]
         self.producers = {
@@ -90,8 +92,8 @@ class Graph:
         return index if index >= 0 else None
 
 
-def read_graphs(content: bytes) -> list[Graph]:
-    """Reads the subgraphs of a .tflite file.
+def read_model(content: bytes) -> Any:
+    """Reads a .tflite file into LiteRT's `ModelT`, whose arrays are read-only.
 
     Args:
         content: The bytes of the file.
@@ -105,9 +107,24 @@ def read_graphs(content: bytes) -> list[Graph]:
             f"Received: {len(content)} bytes starting with {content[:8]!r}"
         )
     try:
-        model = schema.ModelT.InitFromPackedBuf(content, 0)
-        return [Graph(model, subgraph) for subgraph in model.subgraphs or ()]
+        return schema.ModelT.InitFromPackedBuf(content, 0)
     except Exception as error:  # the generated reader raises whatever comes first
+        raise ValueError(f"the .tflite model is damaged: {error}") from error
+
+
+def read_graphs(content: bytes) -> list[Graph]:
+    """Reads the subgraphs of a .tflite file.
+
+    Args:
+        content: The bytes of the file.
+
+    Raises:
+        ValueError: if they are no TensorFlow Lite flatbuffer.
+    """
+    model = read_model(content)
+    try:
+        return [Graph(model, subgraph) for subgraph in model.subgraphs or ()]
+    except Exception as error:  # an index that points nowhere
         raise ValueError(f"the .tflite model is damaged: {error}") from error
 
 
@@ -126,15 +143,26 @@ def read_kernels(content: bytes) -> list[StoredKernel]:
     """
     kernels: dict[int, StoredKernel] = {}
     for graph in read_graphs(content):
-        for code, operator in graph.operators:
-            for position in _KERNEL_OPERANDS.get(code, ()):
-                index = graph.stored(int(operator.inputs[position]))
-                if index is None:
-                    continue
-                tensor = graph.tensors[index]
-                if tensor.type in _NUMPY and tensor.buffer not in kernels:
-                    kernels[tensor.buffer] = _kernel(graph, index)
+        for index, _, _ in kernel_constants(graph):
+            tensor = graph.tensors[index]
+            if tensor.type in _NUMPY and tensor.buffer not in kernels:
+                kernels[tensor.buffer] = _kernel(graph, index)
     return list(kernels.values())
+
+
+def kernel_constants(graph: Graph) -> Iterator[tuple[int, int, Any]]:
+    """The constants that are kernels, each once, with the operator that takes it.
+
+    Returns:
+        `(tensor, code, operator)`: index of the stored constant, and its first user.
+    """
+    seen = set()
+    for code, operator in graph.operators:
+        for position in _KERNEL_OPERANDS.get(code, ()):
+            index = graph.stored(int(operator.inputs[position]))
+            if index is not None and index not in seen:
+                seen.add(index)
+                yield index, code, operator
 
 
 def _kernel(graph: Graph, index: int) -> StoredKernel:
@@ -151,6 +179,15 @@ def _kernel(graph: Graph, index: int) -> StoredKernel:
         dtype=values.dtype.name,
         sparse=tensor.sparsity is not None,
     )
+
+
+def operator_kernels(graph: Graph) -> Iterator[tuple[Any, StoredKernel]]:
+    """The operators of a graph that take kernels, with each kernel they take."""
+    for code, operator in graph.operators:
+        for position in _KERNEL_OPERANDS.get(code, ()):
+            index = graph.stored(int(operator.inputs[position]))
+            if index is not None and graph.tensors[index].type in _NUMPY:
+                yield operator, _kernel(graph, index)
 
 
 def count_operators(content: bytes, name: str) -> int:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from str_keras.model import finish_copy
 from str_keras.thresholds import is_threshold_state
 
 Tensor: TypeAlias = Any
@@ -127,6 +128,7 @@ def _float32_copy(model: keras.Model) -> keras.Model:
     try:
         copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
         copy.set_weights(model.get_weights())
+        finish_copy(copy)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(
             "Keras cannot copy the model to float32: build it as a functional or "

@@ -60,6 +60,13 @@ def gzip_bytes(content: bytes) -> int:
     return len(gzip.compress(content, 9, mtime=0))
 
 
+def zstd_bytes(content: bytes) -> int:
+    """Bytes of the content as `zstd -19` packs it: what a modern download costs."""
+    import zstandard
+
+    return len(zstandard.ZstdCompressor(level=19).compress(content))
+
+
 def directory_bytes(directory: Path) -> tuple[int, int]:
     """Bytes of all files of a directory, and of its .tar.gz."""
     total = sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())

@@ -14,8 +14,9 @@ from str_keras.export.flatbuffer import StoredKernel
 
 # Largest max|difference| / max|y|. Measured: float32 up to 3e-7; float16 1e-3 to 4e-3
 # on 256 images of a trained network of 28 layers, but up to 9e-3 where the extreme of
-# 2,000 images counts: rounding the weights does that much.
-TOLERANCES = {"float32": 1e-4, "float16": 5e-3}
+# 2,000 images counts: rounding the weights does that much. int8_weights 4e-2 to 7e-2
+# over 256 and 2,000 images of that network, the same top-1 on 99.2 % and more.
+TOLERANCES = {"float32": 1e-4, "float16": 5e-3, "int8_weights": 1e-1}
 # int8 changes outputs for good reasons, so only what is broken fails: an error as large
 # as the largest output (zeros have it), or the network's choice kept on fewer than half
 # of the images; calibrated networks keep it on nine of ten and more.
@@ -76,8 +77,8 @@ def check(comparison: Comparison, weights: str, tolerance: float | None = None) 
 
     Args:
         comparison: Of the written file with Keras.
-        weights: "float32", "float16" or "int8".
-        tolerance: Instead of `TOLERANCES`, for float32 and float16.
+        weights: "float32", "float16", "int8" or "int8_weights".
+        tolerance: Instead of `TOLERANCES`, for all but int8.
 
     Raises:
         ExportError: saying by how much.
@@ -86,7 +87,7 @@ def check(comparison: Comparison, weights: str, tolerance: float | None = None) 
         bound = TOLERANCES[weights] if tolerance is None else tolerance
         failed = comparison.difference > bound
         told = f"max|difference| / max|y| is {comparison.difference:.2g}, above {bound}"
-        if failed and weights == "float16" and comparison.agreement is not None:
+        if failed and weights != "float32" and comparison.agreement is not None:
             told += (
                 f" (the same top-1 on {comparison.agreement:.2%}; if that is enough, "
                 "raise `tolerance`)"

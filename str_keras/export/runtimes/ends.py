@@ -1,0 +1,140 @@
+"""What a .tflite file takes and gives: read from its flatbuffer."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from str_keras.export.flatbuffer import read_graphs
+
+_DTYPES = {
+    schema.TensorType.FLOAT32: "float32",
+    schema.TensorType.FLOAT16: "float16",
+    schema.TensorType.INT8: "int8",
+    schema.TensorType.UINT8: "uint8",
+    schema.TensorType.INT16: "int16",
+    schema.TensorType.INT32: "int32",
+    schema.TensorType.INT64: "int64",
+    schema.TensorType.BOOL: "bool",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """An input or output of a file.
+
+    Attributes:
+        name: The signature's name of it, the tensor's where there is no signature.
+        index: Of the tensor.
+        shape: With the batch; a free dimension is -1.
+        dtype: NumPy's name.
+        scale: What a step of a quantized value stands for; 0 if it is not quantized.
+        zero_point: The quantized value of zero.
+    """
+
+    name: str
+    index: int
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float
+    zero_point: int
+
+    def quantize(self, samples: np.ndarray) -> np.ndarray:
+        """Samples `[n, ...]` as the file takes them.
+
+        Float samples become the steps of a quantized input; samples of the input's
+        own dtype stay as they are.
+
+        Raises:
+            ValueError: for another shape, or float samples for raw integers.
+        """
+        wanted = self.shape[1:]
+        fits = len(wanted) == samples.ndim - 1 and all(
+            n in (-1, m) for n, m in zip(wanted, samples.shape[1:], strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"the file takes samples (n, {', '.join(map(str, wanted))}). "
+                f"Received: inputs of shape {samples.shape}"
+            )
+        if samples.dtype == self.dtype:
+            return samples
+        if "float" in self.dtype:
+            return samples.astype(self.dtype)
+        if samples.dtype.kind != "f":
+            return samples.astype(self.dtype)
+        if not self.scale:
+            raise ValueError(
+                f"the file takes raw {self.dtype} values, such as pixels. "
+                f"Received: inputs of dtype {samples.dtype}"
+            )
+        bounds = np.iinfo(self.dtype)
+        steps = np.round(samples / self.scale) + self.zero_point
+        return np.clip(steps, bounds.min, bounds.max).astype(self.dtype)
+
+    def dequantize(self, values: np.ndarray) -> np.ndarray:
+        """What values of the file stand for: float32 if they are quantized."""
+        if not self.scale:
+            return values
+        return (values.astype("float32") - self.zero_point) * np.float32(self.scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """All inputs and outputs of a file's first signature, in its order."""
+
+    inputs: tuple[End, ...]
+    outputs: tuple[End, ...]
+
+
+def read_ends(content: bytes) -> Ends:
+    """Reads what a .tflite file takes and gives.
+
+    Args:
+        content: The bytes of the file.
+
+    Raises:
+        ValueError: if they are no TensorFlow Lite flatbuffer, or one without a graph.
+    """
+    graphs = read_graphs(content)
+    if not graphs:
+        raise ValueError("the .tflite model has no graph")
+    model: Any = graphs[0].model
+    subgraph = model.subgraphs[0]
+    if model.signatureDefs:
+        signature = model.signatureDefs[0]
+        subgraph = model.subgraphs[signature.subgraphIndex]
+        inputs = [(m.name.decode(), m.tensorIndex) for m in signature.inputs]
+        outputs = [(m.name.decode(), m.tensorIndex) for m in signature.outputs]
+    else:
+        inputs = [(_name(subgraph, i), i) for i in subgraph.inputs]
+        outputs = [(_name(subgraph, i), i) for i in subgraph.outputs]
+    return Ends(
+        tuple(_end(subgraph, name, int(i)) for name, i in inputs),
+        tuple(_end(subgraph, name, int(i)) for name, i in outputs),
+    )
+
+
+def _name(subgraph: Any, index: int) -> str:
+    return subgraph.tensors[index].name.decode()
+
+
+def _end(subgraph: Any, name: str, index: int) -> End:
+    tensor = subgraph.tensors[index]
+    shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
+    quantization, scale, zero_point = tensor.quantization, 0.0, 0
+    if quantization is not None and quantization.scale is not None:
+        scale = float(quantization.scale[0])
+        if quantization.zeroPoint is not None:
+            zero_point = int(quantization.zeroPoint[0])
+    return End(
+        name=name,
+        index=index,
+        shape=() if shape is None else tuple(int(n) for n in shape),
+        dtype=_DTYPES.get(tensor.type, "of a kind that NumPy does not have"),
+        scale=scale,
+        zero_point=zero_point,
+    )

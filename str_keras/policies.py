@@ -1,0 +1,111 @@
+"""Named choices of what to leave dense: where a zero brings no speed, or no bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from str_keras.internals import input_ranks
+
+POLICIES = {
+    "latency": "only what XNNPACK multiplies faster for its zeros: 1x1 convolutions of "
+    "stride 1 and Dense layers on images; not the first convolution, depthwise ones, "
+    "nor the classifier",
+    "size": "whatever takes less of the file without its zeros: all but the smallest "
+    "kernels",
+}
+"""What each prunes, by name."""
+
+_ZEROS = 0.9  # share at which "size" asks what a kernel takes
+_VALUE_BYTES = 2  # float16
+# Beside the values: tensors, operators and the description of the encoding.
+_STRUCTURE_BYTES = 260
+
+
+def check_policy(policy: str | None) -> None:
+    """Raises a ValueError for a policy that is not known."""
+    if policy is not None and policy not in POLICIES:
+        raise ValueError(
+            f"`policy` is one of {', '.join(POLICIES)}, or None. Received: {policy=}"
+        )
+
+
+def why_dense(
+    policy: str | None,
+    layer: keras.Layer,
+    name: str,
+    shape: Sequence[int],
+    filter_axes: Sequence[int],
+) -> str:
+    """Why a policy leaves a kernel dense; empty if it does not.
+
+    Args:
+        policy: Of `POLICIES`; None leaves none.
+        layer: The built layer that reads the kernel.
+        name: Of the kernel's variable.
+        shape: Of the kernel.
+        filter_axes: Its axes that count output filters.
+    """
+    check_policy(policy)
+    reason = ""
+    if policy == "latency":
+        reason = _why_no_faster(layer, name)
+    elif policy == "size":
+        reason = _why_no_smaller(layer, name, shape, filter_axes)
+    return f"policy {policy}: {reason}" if reason else ""
+
+
+def _why_no_faster(layer: keras.Layer, name: str) -> str:
+    """What keeps sparse kernels from a layer, wherever it stands.
+
+    Source: XNNPACK's `xnn_check_nchw_compatibility`, src/subgraph.c, and its sparse
+    multiplication, to which 1x1 convolutions and fully connected nodes go. It is for
+    the whole model to qualify: see `stk.export.check_sparse`.
+    """
+    if isinstance(layer, layers.Dense) and name == "kernel":
+        on_images = input_ranks(layer) == {4}
+        return "" if on_images else "Dense runs sparse on images alone"
+    if isinstance(layer, layers.SeparableConv2D):
+        pointwise = name == "pointwise_kernel"
+        return "" if pointwise else "its depthwise part runs dense"
+    if not isinstance(layer, layers.Conv2D):
+        return f"{type(layer).__name__} runs dense"
+    size = tuple(layer.kernel_size)
+    if size != (1, 1):
+        return f"convolutions of {size[0]}x{size[1]} run dense"
+    if tuple(layer.strides) != (1, 1) or layer.groups != 1:
+        return "1x1 convolutions with strides or groups run dense"
+    return ""
+
+
+def _why_no_smaller(
+    layer: keras.Layer, name: str, shape: Sequence[int], filter_axes: Sequence[int]
+) -> str:
+    """Compares what a kernel of 90 % zeros takes of a file with them and without.
+
+    Without them it is rows along the input channels (of a depthwise kernel along all
+    channels): values and their places, in integers as narrow as fits, and where each
+    row begins. Source: the converter's encoding in LiteRT,
+    tflite/converter/transforms/dense_to_sparse_pass.cc.
+    """
+    number = math.prod(shape)
+    filters = {axis % len(shape) for axis in filter_axes}
+    inputs = [n for axis, n in enumerate(shape) if axis not in filters]
+    depthwise = layers.DepthwiseConv1D | layers.DepthwiseConv2D
+    if isinstance(layer, depthwise) or name == "depthwise_kernel":
+        row = math.prod(shape[axis] for axis in filters)
+    elif isinstance(layer, layers.EinsumDense):
+        row = math.prod(inputs)
+    else:
+        row = inputs[-1]
+    kept = math.ceil((1 - _ZEROS) * number)
+    sparse = kept * (_VALUE_BYTES + _integer_bytes(row - 1)) + _STRUCTURE_BYTES
+    sparse += (number // row + 1) * _integer_bytes(kept)
+    return "" if sparse < number * _VALUE_BYTES else "its zeros would save no bytes"
+
+
+def _integer_bytes(largest: int) -> int:
+    return 1 if largest < 256 else 2 if largest < 65536 else 4
