@@ -7,6 +7,7 @@ the browser want the two headers that `create_server` sends.
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.server
 import json
 import pathlib
@@ -21,7 +22,7 @@ KINDS = ("dense", "sparse")
 NUM_IMAGES = 20
 # Of the npm packages, what a browser loads; of LiteRT's four builds those that the page
 # asks for: relaxed SIMD, without it, and with threads.
-_PACKAGES = (
+PACKAGES = (
     "@litertjs/core/package.json",
     "@litertjs/core/dist/index.js",
     "@litertjs/wasm-utils/package.json",
@@ -47,7 +48,7 @@ def write_page(folder: pathlib.Path, packages: pathlib.Path) -> None:
     """
     for source in PAGE.iterdir():
         _copy(source, folder / source.name)
-    for name in _PACKAGES:
+    for name in PACKAGES:
         if not (packages / name).is_file():
             raise FileNotFoundError(
                 "LiteRT.js is not installed: run tools/setup_runtimes.sh web. "
@@ -67,26 +68,32 @@ def write_models(
         sparse: Another of the same input and output.
 
     Raises:
-        FileNotFoundError: if a file is missing.
+        FileNotFoundError: if a file, or its JSON, is missing.
         ValueError: if the page cannot show them: the JSON is of no such file or tells
             no preprocessing, or the batch is not 1.
     """
-    for kind, path in zip(KINDS, (dense, sparse), strict=True):
-        if path.suffix != ".tflite":
-            raise ValueError(f"a model is a .tflite file. Received: --{kind}={path}")
-        _check_facts(path.with_suffix(".json"), kind)
+    given = list(zip(KINDS, (dense, sparse), strict=True))
+    for kind, path in given:
+        _check_model(path, kind)
+    for kind, path in given:
         for suffix in (".tflite", ".json"):
             target = folder / "models" / kind
             _copy(path.with_suffix(suffix), target.with_suffix(suffix))
 
 
-def _check_facts(path: pathlib.Path, kind: str) -> None:
+def _check_model(path: pathlib.Path, kind: str) -> None:
+    is_there = path.is_file() and path.with_suffix(".json").is_file()
+    if path.suffix != ".tflite" or not is_there:
+        raise FileNotFoundError(
+            "a model is a .tflite file with the JSON that str_keras.export.tflite "
+            f"wrote beside it. Received: --{kind}={path}"
+        )
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = _read(path.with_suffix(".json"))
     except ValueError:
-        facts = {}
-    needed = {"sha256", "input", "preprocessing"}
-    if not needed <= set(facts) or facts["preprocessing"] is None:
+        facts = None
+    needed = ("sha256", "input", "preprocessing", "params", "nonzeros")
+    if not isinstance(facts, dict) or any(facts.get(name) is None for name in needed):
         raise ValueError(
             "the page wants a file of str_keras.export.tflite, written with "
             f"preprocessing (--dataset). Received: --{kind}={path}"
@@ -101,7 +108,7 @@ def _check_facts(path: pathlib.Path, kind: str) -> None:
 
 def image_form(folder: pathlib.Path) -> tuple[int, int]:
     """Height (and width) and channels of the images that the site's models take."""
-    facts = json.loads((folder / "models" / "dense.json").read_text(encoding="utf-8"))
+    facts = _read(folder / "models" / "dense.json")
     return facts["input"]["shape"][1], facts["input"]["shape"][3]
 
 
@@ -161,9 +168,21 @@ def _copy_license(dataset: str, into: pathlib.Path) -> str | None:
 
 
 def is_complete(folder: pathlib.Path) -> bool:
-    """Whether the folder has models and images, so that only the page may be stale."""
-    names = [f"models/{kind}{end}" for kind in KINDS for end in (".tflite", ".json")]
-    return all((folder / name).is_file() for name in (*names, "images/index.json"))
+    """Whether models and images are there and whole; the page may still be stale."""
+    try:
+        for kind in KINDS:
+            facts = _read(folder / "models" / f"{kind}.json")
+            content = (folder / "models" / f"{kind}.tflite").read_bytes()
+            if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+                return False
+        images = _read(folder / "images" / "index.json")["images"]
+        return all((folder / "images" / image["file"]).is_file() for image in images)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _read(path: pathlib.Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -205,7 +224,13 @@ def create_server(
         port: 0 takes a free one.
 
     Raises:
-        OSError: if the port is taken.
+        OSError: if the port is taken, or the address is none of this machine.
     """
     handler = functools.partial(_Handler, directory=str(folder))
-    return http.server.ThreadingHTTPServer((host, port), handler)
+    try:
+        return http.server.ThreadingHTTPServer((host, port), handler)
+    except OSError as error:
+        raise OSError(
+            f"the page cannot be served there ({error.strerror}): choose another "
+            f"--port, or the --host 127.0.0.1. Received: host={host}, port={port}"
+        ) from error
