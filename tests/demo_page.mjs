@@ -20,6 +20,7 @@ const open = async (browser, {before, ...options} = {}) => {
   const context = await browser.newContext({viewport: {width: 1200, height: 900}, ...options});
   const page = await context.newPage();
   page.setDefaultTimeout(60_000);
+  page.on('filechooser', () => {}); // choosers are caught from the start
   page.on('request', request => requests.push(request.url()));
   page.faults = [];
   page.on('pageerror', error => page.faults.push(String(error)));
@@ -107,10 +108,16 @@ const steps = {
   async threads(browser) {
     const page = await open(browser);
     const one = await logits(page);
+    // Amid a measurement, which the new one replaces.
+    await page.getByRole('button', {name: 'Measure again'}).click();
     await page.getByLabel('Threads').selectOption('2');
     await page.waitForFunction('document.querySelector("#runtime").textContent.includes("2 threads")');
     await page.getByRole('button', {name: 'Measure again'}).waitFor();
-    tell('threads', {one, two: await logits(page), error: await error(page)});
+    tell('threads', {
+      one, two: await logits(page), error: await error(page),
+      counts: await page.evaluate('window.page.times.map(({count}) => count)'),
+      status: await page.getByRole('status').innerText(),
+    });
     await close(page);
   },
 
@@ -241,15 +248,16 @@ const steps = {
   },
 
   async phone(browser) {
-    const page = await open(browser, {viewport: {width: 360, height: 780}, hasTouch: true});
-    tell('phone', await page.evaluate(() => ({
+    const page = await open(browser, {viewport: {width: job.width, height: 780}, hasTouch: true});
+    tell('phone', await page.evaluate(width => ({
       scroll: document.documentElement.scrollWidth,
       beyond: [...document.querySelectorAll('body *')]
-        .filter(node => node.getBoundingClientRect().right > 360.5).map(node => node.outerHTML),
+        .filter(node => node.getBoundingClientRect().right > width + 0.5)
+        .map(node => node.outerHTML),
       clipped: [...document.querySelectorAll('p, h1, h2, h3, td, th, button, .button, legend')]
         .filter(node => node.scrollWidth > node.clientWidth + 1 && node.clientWidth)
         .map(node => node.outerHTML),
-    })));
+    }), job.width));
     await close(page);
   },
 

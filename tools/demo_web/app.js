@@ -15,7 +15,7 @@ const page = {
   images: {images: []}, // images/index.json
   picture: null, // {pixels, name, label?, isTest}
   stream: null, // of the camera
-  isMeasuring: false,
+  measurement: null, // what stands for the one that is on
 };
 const byId = id => document.getElementById(id);
 
@@ -97,12 +97,9 @@ const showTimes = () => {
 };
 
 const measure = async () => {
-  if (page.isMeasuring) {
-    page.isMeasuring = false;
-    return;
-  }
   if (!page.picture) throw new Error('There is no picture yet: choose one');
-  page.isMeasuring = true;
+  const mine = page.measurement = {};
+  const isMine = () => page.measurement === mine;
   view.nameButton('measure', 'Stop');
   view.sayMeasured('Measuring …');
   page.times.forEach(times => times.clear());
@@ -110,17 +107,28 @@ const measure = async () => {
     await runInTurn({
       times: page.times,
       run: async i => (await inTurn(() => run(i))).milliseconds,
-      onRound: showTimes,
-      isStopped: () => !page.isMeasuring,
+      onRound: () => isMine() && showTimes(),
+      isStopped: () => !isMine(),
     });
-    const ratio = showTimes();
-    const count = page.times[0].count;
-    view.sayMeasured(ratio
-      ? `Measured ${count} runs of each: sparse is ${ratio} in the median.` : 'Stopped.');
+    const ratio = isMine() && showTimes();
+    if (ratio) {
+      const count = page.times[0].count;
+      view.sayMeasured(`Measured ${count} runs of each: sparse is ${ratio} in the median.`);
+    }
   } finally {
-    page.isMeasuring = false;
-    view.nameButton('measure', 'Measure again');
+    if (isMine()) stopMeasuring();
   }
+};
+
+const stopMeasuring = () => {
+  page.measurement = null;
+  view.nameButton('measure', 'Measure again');
+};
+
+const toggleMeasuring = async () => {
+  if (!page.measurement) return measure();
+  stopMeasuring();
+  view.sayMeasured('Stopped.');
 };
 
 // The camera: every frame is classified, and its runs move the bars.
@@ -160,7 +168,7 @@ const toggleCamera = async () => {
     while (page.stream === stream) {
       const pixels = await decode(video);
       const results = await classify({pixels, name: 'the camera', isTest: false});
-      if (!page.isMeasuring) {
+      if (!page.measurement) {
         results.forEach(({milliseconds}, i) => page.times[i].add(milliseconds));
         showTimes();
       }
@@ -168,6 +176,7 @@ const toggleCamera = async () => {
     }
   } finally {
     if (page.stream === stream) stopCamera();
+    stream.getTracks().forEach(track => track.stop());
   }
 };
 
@@ -180,7 +189,7 @@ const startModels = threads => inTurn(async () => {
 });
 
 const changeThreads = async () => {
-  page.isMeasuring = false;
+  stopMeasuring();
   stopCamera();
   view.setBusy(true);
   try {
@@ -210,7 +219,7 @@ const listen = () => {
     await chooseFile(file);
   }));
   byId('camera').addEventListener('click', saying(toggleCamera));
-  byId('measure').addEventListener('click', saying(measure));
+  byId('measure').addEventListener('click', saying(toggleMeasuring));
   byId('threads').addEventListener('change', saying(changeThreads));
   byId('invert').addEventListener('change', saying(() => classify(page.picture)));
   const {classList} = document.body;

@@ -60,13 +60,13 @@ export const runInTurn = async ({
     if (round >= leastRounds && performance.now() > end) return true;
     for (const [i, kept] of times.entries()) {
       const spent = await run(i);
+      if (isStopped()) return false;
       if (round >= 0) kept.add(spent);
     }
     if (performance.now() - drawn > 30) {
       onRound(Math.max(0, round + 1), rounds);
       await nextFrame();
       drawn = performance.now();
-      if (isStopped()) return false;
     }
   }
   return true;

@@ -48,12 +48,14 @@ export const showTop = (kind, top) => {
 // What both say in one sentence; `label` is the true class, if it is known.
 export const showVerdict = (dense, sparse, label) => {
   const agree = dense === sparse;
-  const said = agree ? `Both say ${dense}` : `Dense says ${dense}, sparse says ${sparse}`;
-  let truth = '';
-  if (label !== undefined) {
-    truth = agree && dense === label ? ', which is right' : `; it is ${label}`;
-  }
-  byId('verdict').textContent = `${said}${truth}.`;
+  // A name with what follows it stays on one line where that is long enough.
+  const word = (name, after) => element('span', {class: 'word'}, name + after);
+  const known = label !== undefined, right = agree && dense === label;
+  const end = !known ? '.' : right ? ',' : ';';
+  const said = agree ? ['Both say ', word(dense, end)]
+    : ['Dense says ', word(dense, ','), ' sparse says ', word(sparse, end)];
+  if (known) said.push(...(right ? [' which is right.'] : [' it is ', word(label, '.')]));
+  byId('verdict').replaceChildren(...said);
 };
 
 export const sayVerdict = text => {
@@ -63,6 +65,7 @@ export const sayVerdict = text => {
 // A screen reader hears each prediction, but not those of each frame of the camera.
 export const hushVerdict = hushed => {
   byId('verdict').setAttribute('aria-live', hushed ? 'off' : 'polite');
+  byId('verdict').classList.toggle('hurried', hushed);
 };
 
 // Bars of dense and sparse: rows {share, text, note, low, high}, shares of the longest.
