@@ -26,6 +26,12 @@ flags.DEFINE_integer("epochs", None, "Instead of the recipe's (to try it out).",
 flags.DEFINE_string("dense", "", "A .tflite file to show instead of training.")
 flags.DEFINE_string("sparse", "", "Its twin; both with the JSON of stk.export.")
 flags.DEFINE_boolean("serve", True, "Serve the page; --noserve only makes it.")
+flags.DEFINE_string(
+    "picture",
+    "",
+    "Instead of serving: measures the page in headless Chromium, takes its picture "
+    "into this PNG, and writes the numbers to result.json in --output.",
+)
 flags.DEFINE_string("host", "127.0.0.1", "Address to serve at; 0.0.0.0: to others too.")
 flags.DEFINE_integer("port", 8000, "Port to serve at; 0 takes a free one.", 0, 65535)
 
@@ -47,8 +53,12 @@ def _train(method: str, output: pathlib.Path) -> Any:
         config.from_dict(values),
         run_dir,
         resume=(run_dir / "config.json").exists(),
-        command=shlex.join(["python", "-m", "experiments.demo", *sys.argv[1:]]),
+        command=_command(),
     )
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "experiments.demo", *sys.argv[1:]])
 
 
 def _export(method: str, model: Any, dataset: Any, path: pathlib.Path) -> Any:
@@ -141,8 +151,22 @@ def main() -> None:
         _make_twins(output, site)
     else:
         _check_same(output)
-    if FLAGS.serve:
+    if FLAGS.picture:
+        _take_picture(site, output)
+    elif FLAGS.serve:
         _serve(site)
+
+
+def _take_picture(site: pathlib.Path, output: pathlib.Path) -> None:
+    from experiments import demo_record
+
+    picture = pathlib.Path(FLAGS.picture)
+    record = demo_record.write_record(site, output, picture, _command())
+    print(
+        f"\n{picture} and {output / 'result.json'}: sparse is "
+        f"{record['dense_time_over_sparse']:.2f} times faster and "
+        f"{record['dense_bytes_over_sparse']:.2f} times smaller"
+    )
 
 
 def _serve(site: pathlib.Path) -> None:
