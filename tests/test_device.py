@@ -250,6 +250,44 @@ def test_verify_tool_fails_with_a_wrong_file(tmp_path):
     assert "wasm: wrong outputs: max|difference| / max|y| to native" in done.stdout
 
 
+def test_benchmark(tmp_path):
+    """Counts, kernels and turns on all four; a wrong file gets no ratio."""
+    files = runtime_files.write(tmp_path, "float32 sparse", "float16 sparse")
+    head = tmp_path / "head.tflite"
+    head.write_bytes(runtime_files.content("conv", sparse=True))
+    found = export.benchmark(
+        [*files.values(), head],
+        runtimes=runtimes.NAMES,
+        threads=(1, 2),
+        repeats=4,
+        emulated_repeats=2,
+        warmup=1,
+    )
+    rows = {(row.runtime, row.threads, row.file): row for row in found.rows}
+    threads = {name: (1,) if name in EMULATED else (1, 2) for name in runtimes.NAMES}
+    names = [found.baseline, *(path.name for path in (*files.values(), head))]
+    assert list(rows) == [
+        (runtime, number, name)
+        for runtime in runtimes.NAMES
+        for number in threads[runtime]
+        for name in names
+    ]
+    for (runtime, _, name), row in rows.items():
+        if name == "head.tflite":
+            right = runtime == "native" and HAS_AVX
+            assert (row.trouble == "") == (row.faster is not None) == right
+            continue
+        assert row.trouble == "" and (row.faster is None) == (name == names[0])
+        assert row.seconds.number == (2 if runtime in EMULATED else 4)
+        if runtime in EMULATED:
+            assert row.sparse_kernels == (name != names[0])
+            assert any("SPMM" in kernel for kernel in row.shares) == row.sparse_kernels
+            assert name == names[0] or row.fewer > 2
+        if runtime == "wasm":
+            assert row.operators is None
+    assert not found.is_right and "head.tflite: wrong outputs" in str(found)
+
+
 def test_the_guide_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     guide = (ROOT / "docs" / "runtimes.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)

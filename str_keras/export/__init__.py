@@ -18,6 +18,7 @@ from str_keras.export.report import (
 from str_keras.export.xnnpack import SparseCheck
 
 if TYPE_CHECKING:
+    from str_keras.export.benchmarking import BenchmarkReport, benchmark
     from str_keras.export.runtimes import verify_runtimes
     from str_keras.export.to_onnx import onnx
     from str_keras.export.to_openvino import openvino
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from str_keras.export.to_variants import VariantsReport, variants
 
 __all__ = [
+    "BenchmarkReport",
     "ExportError",
     "FormatReport",
     "SavedModelReport",
     "SparseCheck",
     "TFLiteReport",
     "VariantsReport",
+    "benchmark",
     "check_sparse",
     "node_data",
     "onnx",
@@ -43,6 +46,8 @@ __all__ = [
     "verify_runtimes",
 ]
 _LAZY = {
+    "BenchmarkReport": "benchmarking",
+    "benchmark": "benchmarking",
     "onnx": "to_onnx",
     "openvino": "to_openvino",
     "saved_model": "to_saved_model",

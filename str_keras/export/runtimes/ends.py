@@ -75,6 +75,23 @@ class End:
         steps = np.round(samples / self.scale) + self.zero_point
         return np.clip(steps, bounds.min, bounds.max).astype(self.dtype)
 
+    def random(self, number: int) -> np.ndarray:
+        """Random samples `[number, ...]`: normal ones, of seed 0, or pixels for uint8.
+
+        A free dimension is 1.
+
+        Raises:
+            ValueError: if the input takes raw integers, of which nothing is known.
+        """
+        random, shape = np.random.default_rng(0), (number, *map(abs, self.shape[1:]))
+        if self.dtype == "uint8":
+            return random.integers(0, 256, shape, dtype="uint8")
+        if "float" not in self.dtype and not self.scale:
+            raise ValueError(
+                f"random inputs cannot stand for {self.dtype} ones: give `images`"
+            )
+        return random.standard_normal(shape, dtype="float32")
+
     def dequantize(self, values: np.ndarray) -> np.ndarray:
         """What values of the file stand for: float32 if they are quantized."""
         if not self.scale:

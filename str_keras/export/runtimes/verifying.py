@@ -14,7 +14,7 @@ import numpy as np
 
 from str_keras.export.inputs import RANDOM_INPUTS, make_samples
 from str_keras.export.plain import PreprocessingLike, plain_model, predict
-from str_keras.export.runtimes.ends import End, read_ends
+from str_keras.export.runtimes.ends import read_ends
 from str_keras.export.runtimes.installed import (
     EMULATED,
     NAMES,
@@ -165,22 +165,11 @@ def _make_samples(
         values = made.raw if takes_pixels else made.tensors
         return _Samples(values, {"Keras": predict(plain, made.tensors)}, made.source)
     if images is None:
-        return _Samples(_random_inputs(inputs[0]), {}, "random inputs")
+        return _Samples(inputs[0].random(RANDOM_INPUTS), {}, "random inputs")
     values = np.asarray(images)
     if preprocessing is not None and not takes_pixels:
         values = np.asarray(preprocessing.normalize(values))
     return _Samples(values, {}, "images")
-
-
-def _random_inputs(end: End) -> np.ndarray:
-    random, shape = np.random.default_rng(0), (RANDOM_INPUTS, *map(abs, end.shape[1:]))
-    if end.dtype == "uint8":
-        return random.integers(0, 256, shape, dtype="uint8")
-    if "float" not in end.dtype and not end.scale:
-        raise ValueError(
-            f"random inputs cannot stand for {end.dtype} ones: give `images`"
-        )
-    return random.standard_normal(shape, dtype="float32")
 
 
 def _write_twin(content: bytes, path: Path) -> Path | None:
