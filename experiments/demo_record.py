@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from experiments import demo_site
+from experiments import demo_site, records
 from str_keras.cli import UserError
 from str_keras.export.runtimes import installed
 from str_keras.files import write_text
@@ -64,6 +64,7 @@ def write_record(
         "of_measurements": [round(ratio, 3) for ratio in ratios],
         "runs_of_each": seen["runs"],
         "runtime": seen["runtime"],
+        "hardware": records.hardware(None),
         "versions": installed.runtime_versions(["wasm"]),
         "git_revision": revision,
         **twins,

@@ -330,6 +330,7 @@ def test_picture_and_record(folder):
     shown = dense["milliseconds"]["median"] / sparse["milliseconds"]["median"]
     assert shown == pytest.approx(median, rel=0.01)
     assert f"sparse is {median:.2f} times faster" in done.stdout
+    assert record["hardware"] and record["command"].startswith("python -m experiments")
 
 
 def test_errors_are_said(walk):
