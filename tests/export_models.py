@@ -110,3 +110,22 @@ def volumes():
     x = inputs = keras.Input((5, 5, 5, 4))
     x = layers.Conv3DTranspose(8, 3)(layers.Conv3D(8, 3)(x))
     return keras.Model(inputs, layers.Dense(40)(layers.Flatten()(x)))
+
+
+def transposed():
+    """Of a free batch its output shape is computed, and XNNPACK leaves it."""
+    x = inputs = keras.Input((5, 5, 8))
+    x = layers.Conv2DTranspose(24, 3, strides=2)(x)
+    return keras.Model(inputs, layers.Dense(40)(layers.Flatten()(x)))
+
+
+def dense_over_maps():
+    """As `mobile`, with Dense layers on four dimensions for 1x1 convolutions."""
+    inputs = keras.Input((24, 24, 3))
+    x = layers.ZeroPadding2D(1)(inputs)
+    x = layers.Conv2D(64, 3, strides=2, activation="relu")(x)
+    x = layers.Dense(64)(layers.Dense(64, activation="relu")(x))
+    x = layers.Dense(10)(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, x)
+    fill(model, 0.7)
+    return model

@@ -5,7 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from export_models import all_kinds, embedding, fill, volumes
+from export_models import all_kinds, embedding, fill, transposed, volumes
 from tflite_content import PLAIN, run, start, to_tflite
 
 from str_keras import export
@@ -163,13 +163,17 @@ def test_rewriting_twice_changes_nothing_more(content):
         assert flatbuffer.read_kernels(again) == flatbuffer.read_kernels(written)
 
 
-@pytest.mark.parametrize("build", [embedding, volumes])
+@pytest.mark.parametrize(
+    ("build", "batch_size"), [(embedding, 1), (volumes, 1), (transposed, None)]
+)
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_kernels_that_xnnpack_leaves_are_sparse_in_float32_alone(build, dtype):
+def test_kernels_that_xnnpack_leaves_are_sparse_in_float32_alone(
+    build, batch_size, dtype
+):
     """Else LiteRT reads what XNNPACK was to unpack: errors as large as the outputs."""
     model = build()
     fill(model, 0.9)
-    content = to_tflite(model)
+    content = to_tflite(model, batch_size)
     with pytest.raises(export.ExportError, match="float32 only") as caught:
         rewrite.store(content, lambda weight: rewrite.Storage(dtype, sparse=True))
     assert "\n" not in str(caught.value)

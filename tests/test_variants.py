@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import zstandard
-from export_models import mobile, nonzeros
+from export_models import dense_over_maps, mobile, nonzeros
 
 from str_keras import export
 from str_keras.export.kinds import KINDS, Kind
@@ -103,17 +103,18 @@ def test_a_model_of_few_zeros_has_no_sparse_files(tmp_path, images, sparsity):
     assert "int8 was not written" in told
 
 
-def test_one_kernel_is_sparse_though_none_is_smaller_so(tmp_path, images):
+@pytest.mark.parametrize("build", [lambda: mobile(0.7), dense_over_maps])
+def test_one_kernel_is_sparse_though_none_is_smaller_so(tmp_path, build):
     """Where sparse kernels would have zeros enough, the cheapest is made sparse."""
     kind = Kind("int8_weights", sparse=True, smallest="download")
     path = tmp_path / "m.tflite"
     report = export.tflite(
-        mobile(0.7), path, weights="int8_weights", sparse=True, smallest="download"
+        build(), path, weights="int8_weights", sparse=True, smallest="download"
     )
     assert report.densify_ops == 1
     assert "not smaller than its dense twin" in report.note
     assert [report.runs[t] for t in WITH_KERNELS] == ["sparse"] * 3
-    dense = export.tflite(mobile(0.7), tmp_path / "d.tflite", weights="int8_weights")
+    dense = export.tflite(build(), tmp_path / "d.tflite", weights="int8_weights")
     assert report.gzip_bytes < dense.gzip_bytes + 700
     assert kind.name == "int8_weights-sparse-download"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 
 from str_keras.export.errors import ExportError
 from str_keras.export.rewrite import Storage, Weight, rewrite_graph, store, weights
@@ -112,8 +113,8 @@ def encode(content: bytes, kind: Kind) -> Encoded:
 
     With `sparse`, each kernel is stored as is smallest, and the graph is rewritten to
     what sparse kernels ask for (see `rewrite.make_ready`). If no kernel were sparse
-    then though the model qualifies for sparse kernels, the one that it costs least is
-    made so: one is what they switch on by.
+    then though the model qualifies for sparse kernels, the 1x1 convolution that it
+    costs least is made so, or else the Dense layer: one is what they switch on by.
 
     Args:
         content: Dense float32.
@@ -134,26 +135,34 @@ def encode(content: bytes, kind: Kind) -> Encoded:
     size = bytes_in(kernels) if kind.smallest == "file" else packed_bytes
     choose = smallest(dtypes, size=size)
     storages = [choose(kernel) for kernel in kernels]
-    if not any(storage.sparse for storage in storages):
-        if not check(ready, assume_stored=True).is_sparse:
-            return Encoded(dense, len(dense))
-        _make_one_sparse(kernels, storages, dtypes, size)
+    if any(storage.sparse for storage in storages):
+        return Encoded(_store(ready, storages), len(dense), rewritten)
+    if check(ready, assume_stored=True).is_sparse:
+        for tried in _with_one_sparse(kernels, storages, dtypes, size):
+            stored = _store(ready, tried)
+            if check(stored).is_sparse:
+                return Encoded(stored, len(dense), rewritten)
+    return Encoded(dense, len(dense))
+
+
+def _store(content: bytes, storages: Iterable[Storage]) -> bytes:
     chosen = iter(storages)
-    return Encoded(store(ready, lambda weight: next(chosen)), len(dense), rewritten)
+    return store(content, lambda weight: next(chosen))
 
 
-def _make_one_sparse(
+def _with_one_sparse(
     kernels: list[Weight], storages: list[Storage], dtypes: tuple[str, ...], size: Size
-) -> None:
-    """Changes the storage of the 1x1 convolution that it costs least."""
+) -> Iterator[list[Storage]]:
+    """Storages with one more kernel sparse; 1x1 convolutions first, and the cheap."""
     choose = smallest(dtypes, [True], size)
-    sparse = {i: choose(k) for i, k in enumerate(kernels) if _is_pointwise(k)}
-    costs = {
-        i: size(kernels[i], storage) - size(kernels[i], storages[i])
-        for i, storage in sparse.items()
-    }
-    cheapest = min(costs, key=costs.__getitem__)
-    storages[cheapest] = sparse[cheapest]
+    ways = []
+    for place, kernel in enumerate(kernels):
+        if _is_pointwise(kernel) or kernel.operator == "FULLY_CONNECTED":
+            sparse = choose(kernel)
+            cost = size(kernel, sparse) - size(kernel, storages[place])
+            ways.append((not _is_pointwise(kernel), cost, place, sparse))
+    for _, _, place, sparse in sorted(ways, key=lambda way: way[:3]):
+        yield [*storages[:place], sparse, *storages[place + 1 :]]
 
 
 def _is_pointwise(kernel: Weight) -> bool:

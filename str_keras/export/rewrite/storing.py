@@ -138,9 +138,15 @@ def _weights(graph: Graph) -> Iterator[tuple[int, Weight]]:
         if code == OP.BATCH_MATMUL and operator.builtinOptions.adjY:
             axis = values.ndim - 2
         name = graph.tensors[index].name.decode()
-        users = [c for c, op in graph.operators if index in map(int, op.inputs)]
-        unpacks = all(user in _UNPACKING for user in users)
+        users = [(c, op) for c, op in graph.operators if index in map(int, op.inputs)]
+        unpacks = all(_xnnpack_takes(graph, code, user) for code, user in users)
         yield index, Weight(name, _OPERATORS[code], values, axis, unpacks)
+
+
+def _xnnpack_takes(graph: Graph, code: int, operator: Any) -> bool:
+    # Of a free batch a transposed convolution's output shape is computed: left alone.
+    computed = code == OP.TRANSPOSE_CONV and graph.data(int(operator.inputs[0])) is None
+    return code in _UNPACKING and not computed
 
 
 def _store(
