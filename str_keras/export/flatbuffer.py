@@ -80,7 +80,11 @@ class Graph:
     def data(self, index: int) -> np.ndarray | None:
         """The stored bytes of a constant tensor, None of any other."""
         data = self.model.buffers[self.tensors[index].buffer].data
-        return None if data is None or len(data) == 0 else np.asarray(data, np.uint8)
+        if data is None or len(data) == 0:
+            # A sparse kernel without a non-zero stores no value, and is there.
+            is_sparse = self.tensors[index].sparsity is not None
+            return np.zeros(0, np.uint8) if is_sparse else None
+        return np.asarray(data, np.uint8)
 
     def stored(self, index: int) -> int | None:
         """The constant that a tensor is unpacked from, None if it is computed."""

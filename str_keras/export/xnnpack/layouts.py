@@ -18,7 +18,7 @@ from str_keras.export.xnnpack.clusters import Cause, Rewriting
 from str_keras.export.xnnpack.nodes import Node
 from str_keras.export.xnnpack.rules import Failure
 
-_SPACE = {1, 2}
+_BATCH, _SPACE, _CHANNELS = 0, {1, 2}, 3
 # static-reduce.c: NCHW_AXES_MAPPING, and what it takes for the inverse.
 _TO_NCHW, _FROM_NCHW = (0, 2, 3, 1), (0, 3, 2, 1)
 _POOLED = Failure(
@@ -28,14 +28,15 @@ _POOLED = Failure(
     "GlobalAveragePooling2D(keepdims=True) and a 1x1 convolution; elsewhere let a 1x1 "
     "convolution come right after the pooling, and others after it",
 )
+SHAPE_ALONE = "pooled_output"
 _GIVES_POOLED = Failure(
-    "pooled_output",
+    SHAPE_ALONE,
     "pooled features of 4 dimensions are an output, of a wrong shape",
     "let GlobalAveragePooling2D drop its dimensions (keepdims=False)",
 )
 _PARTIAL = Failure(
     "pooling",
-    "it averages over other dimensions than height and width",
+    "it averages over other dimensions than height and width together, or channels",
     "average over height and width together",
 )
 _LEFT = Failure(
@@ -174,9 +175,11 @@ class _Shapes:
             if node.keeps_dimensions or not reduced
         ]
         self.shapes[output] = tuple(shape)
-        whole = set(node.axes) >= _SPACE
-        channels = set(node.axes) == {3} and not self._is_off(output)
-        if not whole and not channels:
+        # Of height, width and channels together, what is left stands in another order;
+        # and batch and channels together are mixed up.
+        reduced = set(node.axes)
+        alone = reduced >= _SPACE or _CHANNELS in reduced
+        if not alone or reduced >= {_BATCH, _CHANNELS}:
             self._add(index, Cause(_PARTIAL, index))
 
     def _why_not(self, tensor: int) -> Cause:

@@ -35,7 +35,10 @@ def sparse_int8(graph: Graph) -> Iterator[str]:
     for code, operator in graph.operators:
         if code not in (OP.CONV_2D, OP.FULLY_CONNECTED):
             continue
-        weights = read_weights(graph, int(operator.inputs[1]))
+        kernel = int(operator.inputs[1])
+        if graph.data(kernel) is not None:
+            continue  # dense, or of the form that LiteRT itself multiplies by
+        weights = read_weights(graph, kernel)
         if weights is None or weights.dtype != "int8" or weights.dequantized:
             continue
         floats = graph.tensors[int(operator.inputs[0])].type in FLOATS

@@ -17,9 +17,8 @@ def operator_name(graph: Graph, operator: Any) -> str:
     its kernel.
     """
     tensors = [int(operator.outputs[0]), *(int(i) for i in operator.inputs[1:2])]
-    names = [layer_name(graph.tensors[i].name.decode()) for i in tensors if i >= 0]
-    found = next((name for name in names if name), None)
-    return graph.tensors[tensors[0]].name.decode() if found is None else found
+    names = [(graph.tensors[i].name or b"").decode() for i in tensors if i >= 0]
+    return next((layer for layer in map(layer_name, names) if layer), names[0])
 
 
 def layer_name(tensor: str) -> str | None:

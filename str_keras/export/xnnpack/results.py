@@ -53,7 +53,7 @@ class ClusterCheck:
         params: Weights of its 1x1 convolutions and fully connected nodes.
         zeros: How many of them are zero.
         sparse: Whether it is turned, where sparse inference is on.
-        rule: Why not, or "".
+        rule: Why not, or why it is turned and goes wrong; or "".
         reason: The same in words.
     """
 
@@ -152,6 +152,12 @@ class SparseCheck:
         return "\n".join(_lines(self))
 
 
+def _state(cluster: ClusterCheck) -> str:
+    if not cluster.sparse:
+        return f"dense: {cluster.rule}"
+    return f"wrong: {cluster.rule}" if cluster.rule else "sparse"
+
+
 def _lines(found: SparseCheck) -> list[str]:
     rows = [
         (TARGETS[target], verdict.kind, verdict.rule or "-", verdict.why)
@@ -165,7 +171,7 @@ def _lines(found: SparseCheck) -> list[str]:
             f"{cluster.params:,}",
             f"{cluster.share:.2%}",
             "yes" if cluster.passes else "no",
-            "sparse" if cluster.sparse else cluster.rule,
+            _state(cluster),
         )
         for cluster in found.clusters
     ]

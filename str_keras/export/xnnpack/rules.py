@@ -46,8 +46,9 @@ _STEM = (
 
 def classify(node: Node, subgraph: Subgraph) -> Answer:
     """What a node can be in a cluster, and why it can be nothing."""
-    values = (*node.inputs, *node.outputs)
-    if any(subgraph.type(tensor) not in FLOATS for tensor in values):
+    values, kernel = (*node.inputs, *node.outputs), node.weights
+    dynamic = kernel and kernel.dtype == "int8" and not kernel.dequantized
+    if dynamic or any(subgraph.type(tensor) not in FLOATS for tensor in values):
         return _fails(
             "type",
             "it computes with integers",

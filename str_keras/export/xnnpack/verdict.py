@@ -10,7 +10,7 @@ from str_keras.export.errors import ExportError
 from str_keras.export.flatbuffer import Graph, read_graphs
 from str_keras.export.xnnpack.clusters import Cause, Cluster, Rewriting
 from str_keras.export.xnnpack.delegate import NAMES, partitions
-from str_keras.export.xnnpack.layouts import Fault, faults
+from str_keras.export.xnnpack.layouts import SHAPE_ALONE, Fault, faults
 from str_keras.export.xnnpack.loading import (
     FLOAT32_BIAS,
     SPARSE_INT8,
@@ -31,7 +31,9 @@ from str_keras.export.xnnpack.rules import Failure
 
 _NO_KERNELS = Failure("cpu", "XNNPACK has no sparse kernels for x86 with AVX", "")
 _NO_WEIGHTS = Failure(
-    "weights", "it has no 1x1 convolution on sparse-stored weights", ""
+    "weights",
+    "it has no 1x1 convolution, and only those have sparse kernels",
+    "build it of depthwise and 1x1 convolutions",
 )
 _UNTAKEN = (
     "XNNPACK does not take {}, so that the graph is cut there",
@@ -53,7 +55,10 @@ def check(content: bytes, *, assume_stored: bool = False) -> SparseCheck:
     Raises:
         ValueError: if they are no TensorFlow Lite flatbuffer.
     """
-    return _Check(content, assume_stored).result
+    try:
+        return _Check(content, assume_stored).result
+    except IndexError as error:  # of a tensor or buffer that is not there
+        raise ValueError(f"the .tflite model is damaged: {error}") from error
 
 
 class _Check:
@@ -65,8 +70,8 @@ class _Check:
         for graph in self.graphs:
             nodes += self._add(graph)
         clusters = [
-            self._cluster(rewriting, cluster)
-            for rewriting, _ in self.parts
+            self._cluster(rewriting, found, cluster)
+            for rewriting, found in self.parts
             for cluster in rewriting.clusters
         ]
         self.result = SparseCheck(tuple(nodes), tuple(clusters), self._verdicts())
@@ -80,7 +85,9 @@ class _Check:
         }
         rows: list[tuple[int, NodeCheck]] = []
         taken: set[int] = set()
+        static: set[int] = set()
         for partition in partitions(graph):
+            static |= partition.static
             partition.hinted |= self.assume_stored
             rewriting = Rewriting(Subgraph(partition))
             found = faults(rewriting)
@@ -90,7 +97,6 @@ class _Check:
             for i, node in enumerate(rewriting.nodes):
                 last = order.get(node.outputs[0], last + 1) if node.outputs else last
                 rows.append((last, self._node(rewriting, found, i)))
-        static = set().union(*(r.subgraph.partition.static for r, _ in self.parts))
         for k, (code, operator) in enumerate(graph.operators):
             outputs = [int(out) for out in operator.outputs]
             if id(operator) not in taken and not static.issuperset(outputs):
@@ -115,15 +121,19 @@ class _Check:
         failure = rewriting.failures[index] or next(iter(failures), None)
         return row if failure is None else _failing(row, failure)
 
-    def _cluster(self, rewriting: Rewriting, cluster: Cluster) -> ClusterCheck:
-        names = tuple(dict.fromkeys(rewriting.nodes[i].name for i in cluster.nodes))
-        found = ClusterCheck(
-            names, cluster.weights, cluster.zeros, cluster.cause is None
-        )
-        if cluster.cause is None:
-            return found
-        told = _verdict("dense", rewriting, self._of(rewriting, cluster.cause))
-        return dataclasses.replace(found, rule=told.rule, reason=told.why)
+    def _cluster(
+        self, rewriting: Rewriting, found: list[Fault], cluster: Cluster
+    ) -> ClusterCheck:
+        nodes = cluster.nodes
+        names = tuple(dict.fromkeys(rewriting.nodes[i].name for i in nodes))
+        sparse, cause = cluster.cause is None, cluster.cause
+        if cause is None:
+            cause = next((f.cause for f in found if f.node in nodes), None)
+        row = ClusterCheck(names, cluster.weights, cluster.zeros, sparse)
+        if cause is None:
+            return row
+        told = _verdict("", rewriting, self._of(rewriting, cause))
+        return dataclasses.replace(row, rule=told.rule, reason=told.why)
 
     def _of(self, rewriting: Rewriting, cause: Cause) -> Cause:
         """A cause as it is told: what comes from outside comes from an operator."""
@@ -151,9 +161,11 @@ class _Check:
 
     def _verdicts(self) -> dict[str, Verdict]:
         verdicts = dict.fromkeys(TARGETS, self._with_kernels())
-        if verdicts["wasm"].kind == "refused":
-            # LiteRT.js 2.5.3 does not count the channels: it runs, and gives zeros.
-            verdicts["wasm"] = dataclasses.replace(verdicts["wasm"], kind="wrong")
+        # LiteRT.js 2.5.3 gives outputs the shape that the file tells, and zeros where
+        # other runtimes refuse.
+        wasm = self._with_kernels(but=SHAPE_ALONE)
+        refused = wasm.kind == "refused"
+        verdicts["wasm"] = dataclasses.replace(wasm, kind="wrong") if refused else wasm
         verdicts[AVX] = _told("dense", _NO_KERNELS)
         for graph in self.graphs:
             for name in float32_biases(graph):
@@ -163,11 +175,12 @@ class _Check:
                 verdicts["wasm"] = _told("wrong", SPARSE_INT8, name)
         return verdicts
 
-    def _with_kernels(self) -> Verdict:
+    def _with_kernels(self, but: str = "") -> Verdict:
         for refused, kind in ((True, "refused"), (False, "wrong")):
             for rewriting, found in self.parts:
                 for fault in found:
-                    if fault.refused == refused:
+                    tolerated = not refused and fault.cause.failure.rule == but
+                    if fault.refused == refused and not tolerated:
                         return _verdict(
                             kind, rewriting, self._of(rewriting, fault.cause)
                         )
@@ -175,10 +188,18 @@ class _Check:
         if any(cluster.cause is None for cluster, _ in clusters):
             return Verdict("sparse")
         if not clusters:
-            return _told("dense", _NO_WEIGHTS)
+            return self._without_clusters()
         cluster, rewriting = max(clusters, key=lambda pair: pair[0].weights)
         assert cluster.cause is not None
         return _verdict("dense", rewriting, self._of(rewriting, cluster.cause))
+
+    def _without_clusters(self) -> Verdict:
+        for rewriting, _ in self.parts:
+            for i, node in enumerate(rewriting.nodes):
+                failure = rewriting.failures[i]
+                if failure is not None and node.weights is not None:
+                    return _verdict("dense", rewriting, Cause(failure, i))
+        return _told("dense", _NO_WEIGHTS)
 
 
 def refuse_unsafe(content: bytes) -> SparseCheck:
