@@ -158,11 +158,18 @@ def _state(cluster: ClusterCheck) -> str:
     return f"wrong: {cluster.rule}" if cluster.rule else "sparse"
 
 
+def _verdict_rows(found: SparseCheck) -> list[tuple[str, ...]]:
+    """A row per target; a reason that the row above gives is not repeated."""
+    rows, above = [], ""
+    for target, verdict in found.verdicts.items():
+        why = "the same" if verdict.why and verdict.why == above else verdict.why
+        rows.append((TARGETS[target], verdict.kind, verdict.rule or "-", why))
+        above = verdict.why
+    return rows
+
+
 def _lines(found: SparseCheck) -> list[str]:
-    rows = [
-        (TARGETS[target], verdict.kind, verdict.rule or "-", verdict.why)
-        for target, verdict in found.verdicts.items()
-    ]
+    rows = _verdict_rows(found)
     lines = [text_table(("on", "runs", "rule", "because"), rows, left=(0, 1, 2, 3))]
     rows = [
         (
@@ -185,5 +192,5 @@ def _lines(found: SparseCheck) -> list[str]:
     mends = {n.rule: n.mend for n in found.failures}
     mends |= {v.rule: v.mend for v in found.verdicts.values() if v.mend}
     if mends:
-        lines += ["", *(f"{rule}: {mend}." for rule, mend in mends.items())]
+        lines += ["", "Mends:", *(f"- {rule}: {mend}." for rule, mend in mends.items())]
     return lines

@@ -93,7 +93,8 @@ def _conv(node: Node, subgraph: Subgraph) -> Answer:
     if window.channels != 3:
         return _fails(
             "channels",
-            f"it reads {window.channels} channels",
+            f"images have {window.channels} channel{'s'[: window.channels > 1]}, where "
+            "3 are wanted",
             "let the first convolution read images of 3 channels",
         )
     if window.padding != (1, 1, 1, 1):
