@@ -9,7 +9,8 @@ import zstandard
 from export_models import dense_over_maps, mobile, nonzeros
 
 from str_keras import export
-from str_keras.export.kinds import KINDS, Kind
+from str_keras.export import Kind
+from str_keras.export.kinds import KINDS
 from str_keras.export.recommending import Variant, recommend
 from str_keras.export.report import TFLiteReport
 from str_keras.export.xnnpack import TARGETS
@@ -129,6 +130,47 @@ def test_files_that_exist_stay(tmp_path, images):
     kinds = [Kind("int8_weights")]
     export.variants(mobile(), tmp_path, kinds=kinds, images=images, overwrite=True)
     assert json.loads(mine.read_text())["weights"] == "int8_weights"
+
+
+BAD = {
+    "weights": ({"kinds": [Kind("float32"), Kind("int4")]}, "int4"),
+    "tolerance": ({"tolerance": 2.0}, "tolerance=2.0"),
+    "time of a target": ({"seconds": {"phone": {"int8": 1.0}}}, "phone="),
+    "time of a kind": ({"seconds": {"arm": {"int4": 1.0}}}, "int4"),
+    "calibration": ({"calibration": np.zeros((4, 3, 3, 3), "float32")}, "calibration"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments_are_refused_before_a_file_is_written(tmp_path, case):
+    arguments, said = BAD[case]
+    with pytest.raises(ValueError, match=said):
+        export.variants(mobile(), tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_written_now_but_lies_there_is_told(tmp_path, images):
+    """Times of a kind that is refused are no fault of the caller's either."""
+    kinds = [Kind("float32"), Kind("float32", sparse=True), Kind("int8_weights")]
+    old = tmp_path / "model-float32-sparse.tflite"
+    old.write_text("of another model")
+    report = export.variants(
+        mobile(0.0),
+        tmp_path,
+        kinds=kinds,
+        images=images,
+        tolerance=1e-4,
+        seconds={"arm": {"int8_weights": 0.001, "float32": 0.002}},
+        overwrite=True,
+    )
+    assert old.read_text() == "of another model"
+    assert report.left_out["float32-sparse"].endswith(
+        "older file of that name is still there"
+    )
+    assert "differs" in report.refused["int8_weights"]
+    assert "older" not in report.refused["int8_weights"]
+    arm = next(r for r in report.recommendations if r.goal == "fastest on arm")
+    assert (arm.kind, arm.because) == ("float32", "measured: 2 ms")
 
 
 def test_what_proves_wrong_is_told_and_the_others_stay(tmp_path, images):

@@ -19,6 +19,7 @@ from str_keras.export.xnnpack import SparseCheck
 
 if TYPE_CHECKING:
     from str_keras.export.benchmarking import BenchmarkReport, benchmark
+    from str_keras.export.kinds import Kind
     from str_keras.export.runtimes import verify_runtimes
     from str_keras.export.to_onnx import onnx
     from str_keras.export.to_openvino import openvino
@@ -30,6 +31,7 @@ __all__ = [
     "BenchmarkReport",
     "ExportError",
     "FormatReport",
+    "Kind",
     "SavedModelReport",
     "SparseCheck",
     "TFLiteReport",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 _LAZY = {
     "BenchmarkReport": "benchmarking",
+    "Kind": "kinds",
     "benchmark": "benchmarking",
     "onnx": "to_onnx",
     "openvino": "to_openvino",

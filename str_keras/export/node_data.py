@@ -51,13 +51,14 @@ def node_data(
             beside it that the export wrote.
         OSError: if it cannot be read, or `json_path` exists or cannot be written.
     """
-    if Path(json_path) == Path(tflite_path).with_suffix(".json"):
+    content = Path(tflite_path).read_bytes()
+    description = Path(tflite_path).with_suffix(".json")
+    if Path(json_path).resolve() == description.resolve():
         raise ValueError(
             "that .json describes the model: choose another path, such as "
             f"{Path(tflite_path).stem}.zeros.json. "
             f"Received: json_path={str(json_path)!r}"
         )
-    content = Path(tflite_path).read_bytes()
     target = claim_file(json_path, overwrite)
     shares = {}
     for graph in read_graphs(content):

@@ -61,7 +61,7 @@ def recommend(
         ValueError: for a target or kind that is not there.
     """
     measured = dict(seconds or {})
-    _check_measured(measured, variants)
+    check_measured(measured, [variant.kind.name for variant in variants])
     disk = min(variants, key=lambda v: v.report.bytes)
     found = [Recommendation("smallest on disk", disk.kind.name, _bytes(disk))]
     packed = min(variants, key=lambda v: v.report.gzip_bytes)
@@ -81,12 +81,16 @@ def _bytes(variant: Variant) -> str:
     return f"{variant.report.bytes:,} bytes"
 
 
-def _check_measured(
-    seconds: Mapping[str, Mapping[str, float]], variants: Sequence[Variant]
+def check_measured(
+    seconds: Mapping[str, Mapping[str, float]], kinds: Sequence[str]
 ) -> None:
-    kinds = {variant.kind.name for variant in variants}
+    """Checks the names in measured times.
+
+    Raises:
+        ValueError: for a target or kind that is not there.
+    """
     for target, times in seconds.items():
-        if target not in TARGETS or not times or not set(times) <= kinds:
+        if target not in TARGETS or not times or not set(times) <= set(kinds):
             raise ValueError(
                 f"`seconds` has times by target, one of {tuple(TARGETS)}, and by kind, "
                 f"of {tuple(sorted(kinds))}. Received: {target}={dict(times)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -17,8 +18,14 @@ from str_keras.export.errors import ExportError
 from str_keras.export.flatbuffer import count_operators
 from str_keras.export.kinds import KINDS, Encoded, Kind
 from str_keras.export.plain import PreprocessingLike
-from str_keras.export.recommending import Recommendation, Variant, recommend, to_json
-from str_keras.export.writing import TFLiteWriter
+from str_keras.export.recommending import (
+    Recommendation,
+    Variant,
+    check_measured,
+    recommend,
+    to_json,
+)
+from str_keras.export.writing import TFLiteWriter, check_target
 from str_keras.files import claim_file
 from str_keras.tables import text_table
 
@@ -81,7 +88,7 @@ def variants(
         directory: Where the files go: NAME-float32.tflite, NAME-float16-sparse.tflite
             and so on, each with its .json.
         name: What their names begin with.
-        kinds: Which to write.
+        kinds: Which to write, each a `str_keras.export.Kind`.
         seconds: Measured times of an inference, by target of `xnnpack.TARGETS` and by
             name of the kind, for the recommendation.
         batch_size: As of `tflite`, as all that follow.
@@ -92,7 +99,8 @@ def variants(
         preprocessing: What normalizes.
         uint8_input: Whether files take raw pixels.
         tolerance: Of the comparison, but of int8.
-        overwrite: Whether files may be replaced.
+        overwrite: Whether files may be replaced. One of a kind that is not written
+            now stays, and is told.
 
     Returns:
         Sizes, comparisons, verdicts and recommendations.
@@ -103,6 +111,12 @@ def variants(
         OSError: if a file exists or cannot be written.
     """
     directory = Path(directory)
+    paths = {kind: directory / f"{name}-{kind.name}.tflite" for kind in kinds}
+    for kind, path in paths.items():  # all before the first is written
+        with contextlib.suppress(ExportError):  # told beside what is written
+            check_target(path, kind, tolerance)
+    seconds = seconds or {}
+    check_measured(seconds, [kind.name for kind in paths])
     writer = TFLiteWriter(
         model,
         batch_size=batch_size,
@@ -113,8 +127,10 @@ def variants(
         preprocessing=preprocessing,
         uint8_input=uint8_input,
     )
-    paths = {kind: directory / f"{name}-{kind.name}.tflite" for kind in kinds}
-    for path in paths.values():  # all before the first is written
+    if calibration is not None and any(kind.weights == "int8" for kind in paths):
+        with contextlib.suppress(ExportError):
+            writer.check_calibration()
+    for path in paths.values():
         claim_file(path, overwrite)
         claim_file(path.with_suffix(".json"), overwrite)
     table = claim_file(directory / f"{name}-variants.json", overwrite)
@@ -143,11 +159,25 @@ def variants(
     if not written:
         reasons = "; ".join(f"{kind}: {why}" for kind, why in refused.items())
         raise ExportError(f"no file could be written: {reasons}")
-    made = VariantsReport(
-        tuple(written), left_out, refused, recommend(written, seconds)
-    )
+    for told in (left_out, refused):
+        for kind, path in paths.items():
+            if kind.name in told and path.exists():
+                told[kind.name] += "; an older file of that name is still there"
+    recommended = recommend(written, _of_written(seconds, written))
+    made = VariantsReport(tuple(written), left_out, refused, recommended)
     targets.write_json(table, made.to_json())
     return made
+
+
+def _of_written(
+    seconds: Mapping[str, Mapping[str, float]], written: Sequence[Variant]
+) -> dict[str, dict[str, float]]:
+    names = {variant.kind.name for variant in written}
+    found = {
+        target: {kind: time for kind, time in times.items() if kind in names}
+        for target, times in seconds.items()
+    }
+    return {target: times for target, times in found.items() if times}
 
 
 def _digest(encoded: Encoded) -> bytes:

@@ -87,7 +87,7 @@ class TFLiteWriter:
         """
         check_target(path, kind, tolerance)
         if kind.weights == "int8":
-            self._check_calibration()
+            self.check_calibration()
         target = claim_file(path, overwrite)
         claim_file(target.with_suffix(".json"), overwrite)
 
@@ -139,12 +139,18 @@ class TFLiteWriter:
             weights=weights,
             encodings=(False,),
             batch_size=self.batch_size,
-            calibration=self._check_calibration() if weights == "int8" else None,
+            calibration=self.check_calibration() if weights == "int8" else None,
             normalize=self.preprocessing if self.uint8_input else None,
         )
         return content
 
-    def _check_calibration(self) -> np.ndarray:
+    def check_calibration(self) -> np.ndarray:
+        """What int8 is calibrated with: inputs of the file.
+
+        Raises:
+            ExportError: for a model that cannot be calibrated.
+            ValueError: for no `calibration`, or one that does not fit the model.
+        """
         refuse_loops(self.model, "int8", self.batch_size)
         if self._calibration is None:
             raise ValueError(
