@@ -48,6 +48,11 @@ def write_page(folder: pathlib.Path, packages: pathlib.Path) -> None:
     """
     for source in PAGE.iterdir():
         _copy(source, folder / source.name)
+    write_packages(folder, packages)
+
+
+def write_packages(folder: pathlib.Path, packages: pathlib.Path) -> None:
+    """Copies LiteRT.js, as vendor; arguments and error as of `write_page`."""
     for name in PACKAGES:
         if not (packages / name).is_file():
             raise FileNotFoundError(

@@ -1,12 +1,20 @@
 // Times of models that run in turn, and what is said of them.
 
-const KEPT = 400; // the last so many runs of a model count; so many are measured
+export const KEPT = 400; // the last so many runs of a model count; so many are measured
 
 // The value below which a share of sorted numbers lies, linear between two of them.
 const quantile = (sorted, share) => {
   const place = share * (sorted.length - 1), low = Math.floor(place);
   const high = Math.min(low + 1, sorted.length - 1);
   return sorted[low] + (place - low) * (sorted[high] - sorted[low]);
+};
+
+// {median, low, high} of numbers in any order: the quartiles; null of none.
+export const summarize = values => {
+  if (!values.length) return null;
+  const sorted = Float64Array.from(values).sort();
+  const [low, median, high] = [0.25, 0.5, 0.75].map(share => quantile(sorted, share));
+  return {low, median, high};
 };
 
 // The last runs of one model, in milliseconds.
@@ -26,12 +34,12 @@ export class Times {
     return this.#values.length;
   }
 
-  // {median, low, high}: the quartiles; null before the first run.
+  get values() {
+    return [...this.#values];
+  }
+
   get summary() {
-    if (!this.#values.length) return null;
-    const sorted = Float64Array.from(this.#values).sort();
-    const [low, median, high] = [0.25, 0.5, 0.75].map(share => quantile(sorted, share));
-    return {low, median, high};
+    return summarize(this.#values);
   }
 }
 

@@ -23,16 +23,16 @@ export const clearError = () => {
 };
 
 const percent = share => `${Math.round(100 * share)} %`;
-const decimal = (value, digits) => value.toLocaleString('en', {
+export const decimal = (value, digits) => value.toLocaleString('en', {
   minimumFractionDigits: digits, maximumFractionDigits: digits,
 });
 
-const timesText = (ratio, more, less) => ratio >= 1
+export const timesText = (ratio, more, less) => ratio >= 1
   ? `${decimal(ratio, 1)} times ${more}` : `${decimal(1 / ratio, 1)} times ${less}`;
 
-const milliseconds = value => `${decimal(value, value < 10 ? 2 : 1)} ms`;
+export const milliseconds = value => `${decimal(value, value < 10 ? 2 : 1)} ms`;
 
-const bytesText = bytes => bytes < 1e6
+export const bytesText = bytes => bytes < 1e6
   ? `${decimal(bytes / 1e3, 0)} kB` : `${decimal(bytes / 1e6, 2)} MB`;
 
 export const showTop = (kind, top) => {
