@@ -311,6 +311,8 @@ const browser = await chromium.launch({
   args: [
     '--disable-gpu', '--disable-dev-shm-usage', '--disable-quic', '--no-first-run',
     '--disable-background-networking', '--disable-component-update', '--disable-sync',
+    // There is no other machine.
+    '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
     '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream',
   ],
 });

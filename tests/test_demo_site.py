@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import demo_site
+from experiments import demo_record, demo_site, demo_table
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -142,24 +143,63 @@ REFUSED = {
 }
 
 
+def install_nothing(home):
+    """What stands for LiteRT.js where no browser asks for it."""
+    for name in demo_site.PACKAGES:
+        package = home / "web/node_modules" / name
+        package.parent.mkdir(parents=True, exist_ok=True)
+        package.write_bytes(b"")
+
+
+def start(output, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.demo", f"--output={output}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "STR_KERAS_RUNTIMES": str(output)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_program_refuses_in_one_line(site, tmp_path, case):
     arguments, said = REFUSED[case]
     if case != "not installed":
-        for name in demo_site.PACKAGES:
-            package = tmp_path / "web/node_modules" / name
-            package.parent.mkdir(parents=True, exist_ok=True)
-            package.write_bytes(b"")
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.demo", f"--output={tmp_path}", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "STR_KERAS_RUNTIMES": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 1
-    assert said in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+        install_nothing(tmp_path)
+    with start(tmp_path, *arguments) as program:
+        _, errors = program.communicate(timeout=300)
+    assert program.returncode == 1
+    assert said in errors and "Traceback" not in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_program_serves_until_it_is_interrupted(site, tmp_path):
+    install_nothing(tmp_path)
+    with start(tmp_path, "--port=0") as program:
+        assert program.stdout
+        assert program.stdout.readline() == "\n"
+        url, _, end = program.stdout.readline().partition(" ")
+        assert end == f"shows {tmp_path / 'site'}; Ctrl-C ends it\n"
+        with urllib.request.urlopen(f"{url}models/dense.tflite") as answer:
+            assert answer.read() == (site / "models/dense.tflite").read_bytes()
+        program.send_signal(signal.SIGINT)
+        out, errors = program.communicate(timeout=60)
+    assert (program.returncode, errors) == (0, "")
+    assert out.strip() == "ended; the same command serves it again"
+
+
+def test_readme_shows_what_was_measured():
+    record = json.loads(demo_table.RESULT.read_text())
+    assert record["command"].startswith("python -m experiments.demo --picture=")
+    revisions = {record[kind]["trained"]["git_revision"] for kind in demo_site.KINDS}
+    assert revisions == {record["git_revision"]}
+    assert not record["git_revision"].endswith("-dirty")
+    _, _, rest = (ROOT / "README.md").read_text().partition("<!-- demo -->\n")
+    assert rest.partition("\n<!-- end of demo -->")[0] == demo_table.table(record)
+    picture = ROOT / "docs/demo.png"
+    assert picture.stat().st_size < 400_000
+    with Image.open(picture) as opened:
+        assert opened.width == demo_record.WIDTH
