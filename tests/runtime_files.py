@@ -94,6 +94,12 @@ def to_tflite(model, batch_size, directory):
     return _converter(model, batch_size, directory).convert()
 
 
+def of_function(function, *specs):
+    """The converter's file of any function of TensorFlow."""
+    concrete = tf.function(function).get_concrete_function(*specs)
+    return tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
+
+
 def int8_ends(model, directory):
     """A file that takes and gives int8, as other exporters write it."""
     converter = _converter(model, 1, directory)

@@ -46,7 +46,7 @@ def load_images(
         return {}
     from str_keras import data
 
-    shape = read_ends(Path(path).read_bytes()).inputs[0].shape[1:]
+    shape = read_ends(Path(path).read_bytes()).only_input.shape[1:]
     if len(shape) != 3:
         raise ValueError(
             "a data set is for files that take images (height, width, channels): "

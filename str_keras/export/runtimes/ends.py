@@ -10,15 +10,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from str_keras.export.flatbuffer import read_graphs
 
+# "float32", "int8", ...: the schema's names are NumPy's, where NumPy has the kind.
 _DTYPES = {
-    schema.TensorType.FLOAT32: "float32",
-    schema.TensorType.FLOAT16: "float16",
-    schema.TensorType.INT8: "int8",
-    schema.TensorType.UINT8: "uint8",
-    schema.TensorType.INT16: "int16",
-    schema.TensorType.INT32: "int32",
-    schema.TensorType.INT64: "int64",
-    schema.TensorType.BOOL: "bool",
+    kind: name.lower()
+    for name, kind in vars(schema.TensorType).items()
+    if isinstance(kind, int)
 }
 
 
@@ -30,7 +26,7 @@ class End:
         name: The signature's name of it, the tensor's where there is no signature.
         index: Of the tensor.
         shape: With the batch; a free dimension is -1.
-        dtype: NumPy's name.
+        dtype: NumPy's name; the schema's of a kind that NumPy does not have ("string").
         scale: What a step of a quantized value stands for; 0 if it is not quantized.
         zero_point: The quantized value of zero.
     """
@@ -49,7 +45,8 @@ class End:
         own dtype stay as they are.
 
         Raises:
-            ValueError: for another shape, or float samples for raw integers.
+            ValueError: for another shape, float samples for raw integers, or integers
+                that the input's dtype does not hold.
         """
         wanted = self.shape[1:]
         fits = len(wanted) == samples.ndim - 1 and all(
@@ -65,7 +62,14 @@ class End:
         if "float" in self.dtype:
             return samples.astype(self.dtype)
         if samples.dtype.kind != "f":
-            return samples.astype(self.dtype)
+            values = samples.astype(self.dtype)
+            if (values != samples).any():
+                raise ValueError(
+                    f"the file takes {self.dtype}, which does not hold values from "
+                    f"{samples.min()} to {samples.max()}: give float samples, or its "
+                    f"own steps. Received: inputs of dtype {samples.dtype}"
+                )
+            return values
         if not self.scale:
             raise ValueError(
                 f"the file takes raw {self.dtype} values, such as pixels. "
@@ -105,6 +109,24 @@ class Ends:
 
     inputs: tuple[End, ...]
     outputs: tuple[End, ...]
+
+    @property
+    def only_input(self) -> End:
+        """The input, where samples can be run one by one or in batches.
+
+        Raises:
+            ValueError: if there is not one input, it has no axis for the batch, or
+                other axes are free.
+        """
+        if len(self.inputs) != 1:
+            raise ValueError(f"the file has {len(self.inputs)} inputs: one is needed")
+        shape = self.inputs[0].shape
+        if not shape or min(shape[1:], default=1) < 1:
+            raise ValueError(
+                "the file's input must have an axis for the batch, and a fixed size "
+                f"beside it: write it with one. Received: input shape={shape}"
+            )
+        return self.inputs[0]
 
 
 def read_ends(content: bytes) -> Ends:
@@ -151,7 +173,7 @@ def _end(subgraph: Any, name: str, index: int) -> End:
         name=name,
         index=index,
         shape=() if shape is None else tuple(int(n) for n in shape),
-        dtype=_DTYPES.get(tensor.type, "of a kind that NumPy does not have"),
+        dtype=_DTYPES[tensor.type],
         scale=scale,
         zero_point=zero_point,
     )

@@ -22,6 +22,7 @@ import dataclasses
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -39,6 +40,8 @@ _DOING = {
     "count": "counting its instructions",
 }
 _GRACE = 10.0
+# Linux then ends the guest if this process is killed, and cannot end it itself.
+_WITH_US = ("setpriv", "--pdeathsig", "TERM")
 
 
 @dataclasses.dataclass
@@ -66,9 +69,10 @@ def run_guest(program: Program, job: dict[str, Any], timeout: float) -> Told:
     """
     path = Path(job["folder"]) / "job.json"
     path.write_text(json.dumps(job), encoding="utf-8")
+    with_us = _WITH_US if shutil.which(_WITH_US[0]) else ()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            program.on(path),
+            [*with_us, *program.on(path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -123,14 +123,13 @@ def _check_numbers(least: int = 0, **numbers: int) -> None:
 
 def _read(path: Path) -> Ends:
     ends = read_ends(path.read_bytes())
-    if len(ends.inputs) != 1:
-        raise ValueError(f"the file has {len(ends.inputs)} inputs: one is supported")
+    _ = ends.only_input
     return ends
 
 
 def _job(path: Path, ends: Ends, samples: np.ndarray, folder: str) -> dict[str, Any]:
-    values = np.ascontiguousarray(ends.inputs[0].quantize(samples))
-    end = ends.inputs[0]
+    end = ends.only_input
+    values = np.ascontiguousarray(end.quantize(samples))
     file = Path(folder) / f"samples-{end.dtype}-{end.scale}-{end.zero_point}"
     if not file.exists():
         values.tofile(file)
@@ -185,9 +184,11 @@ def _outcome(
         return Outcome(name, path, error=" ".join(lines["error"].split())[:500])
     named = {end.name: end for end in ends.outputs}
     heads = {}
+    # The browser names outputs by their tensors where a file has no signature, and two
+    # of one tensor alike: then their order tells which is which.
+    has_names = {told["name"] for told in lines["outputs"]} == set(named)
     for told, (wanted, _) in zip(lines["outputs"], job["outputs"], strict=True):
-        # The browser names outputs by their tensors where a file has no signature.
-        end = named.get(told["name"], named[wanted])
+        end = named[told["name"] if has_names else wanted]
         values = np.fromfile(told["path"], told["dtype"]).reshape(told["shape"])
         heads[end.name] = end.dequantize(values[: job["shape"][0]])
     return Outcome(

@@ -150,10 +150,8 @@ def _make_samples(
     images: np.ndarray | None,
     preprocessing: PreprocessingLike | None,
 ) -> _Samples:
-    inputs = read_ends(content).inputs
-    if len(inputs) != 1:
-        raise ValueError(f"the file has {len(inputs)} inputs: one is supported")
-    takes_pixels = inputs[0].dtype == "uint8"
+    taken = read_ends(content).only_input
+    takes_pixels = taken.dtype == "uint8"
     if model is not None:
         plain = plain_model(model)
         if takes_pixels and preprocessing is None:
@@ -165,7 +163,7 @@ def _make_samples(
         values = made.raw if takes_pixels else made.tensors
         return _Samples(values, {"Keras": predict(plain, made.tensors)}, made.source)
     if images is None:
-        return _Samples(inputs[0].random(RANDOM_INPUTS), {}, "random inputs")
+        return _Samples(taken.random(RANDOM_INPUTS), {}, "random inputs")
     values = np.asarray(images)
     if preprocessing is not None and not takes_pixels:
         values = np.asarray(preprocessing.normalize(values))

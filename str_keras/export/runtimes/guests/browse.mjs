@@ -71,11 +71,14 @@ class Page {
     return this.page.evaluate(([name, values]) => window[name](...values), [name, values]);
   }
 
-  // What went wrong, with what LiteRT said on the console about it.
+  // What went wrong, with what LiteRT said on the console about it, but for its notes:
+  // there is no GPU and no NPU here.
   explain(error) {
-    const told = this.log.filter(line => /error|abort/i.test(line)).slice(-2);
+    const told = this.log.filter(line =>
+      /error|abort/i.test(line) && !/^(INFO|WARNING):|WebGPU/.test(line)).slice(-2);
     this.log.length = 0;
-    return [String(error.message).split('\n')[0], ...told].join(' | ');
+    const [said] = String(error.message).split(/\n\s*at /);
+    return [said.replace(/^page\.evaluate: (Error: )?/, ''), ...told].join(' | ');
   }
 
   close() {

@@ -44,7 +44,14 @@ class _File:
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
         self.set_input(batch)
         self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._outputs]
+        outputs = [self._interpreter.get_tensor(index) for index in self._outputs]
+        for values in outputs:
+            if values.shape[:1] != (self._batch,):
+                raise ValueError(
+                    f"an output is no row a sample: for {self._batch} samples its "
+                    f"shape is {values.shape}"
+                )
+        return outputs
 
     def set_input(self, batch: np.ndarray) -> None:
         self._interpreter.set_tensor(self._input, batch)

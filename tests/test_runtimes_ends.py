@@ -1,0 +1,122 @@
+"""What goes into a file and comes out of it: odd files, and guests that outlive us."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import runtime_files
+import tensorflow as tf
+
+from str_keras import export
+from str_keras.export import runtimes
+from str_keras.export.runtimes import command
+from str_keras.export.runtimes.ends import End, read_ends
+
+ROOT = pathlib.Path(__file__).parents[1]
+ROW = tf.TensorSpec((1, 8), "float32")
+
+
+@pytest.mark.parametrize(
+    ("function", "taken", "said"),
+    [
+        (lambda x, y: x + y, (ROW, ROW), "has 2 inputs: one is needed"),
+        (lambda: tf.constant([[1.0]]), (), "has 0 inputs: one is needed"),
+        (lambda x: x + 1.0, (tf.TensorSpec((), "float32"),), r"input shape=\(\)"),
+        (
+            lambda x: tf.nn.conv2d(x, tf.ones((3, 3, 3, 2)), 1, "VALID"),
+            (tf.TensorSpec((1, None, None, 3), "float32"),),
+            r"a fixed size .*input shape=\(1, -1, -1, 3\)",
+        ),
+    ],
+    ids=["two inputs", "no input", "no batch", "free size"],
+)
+def test_files_of_other_inputs_are_refused_in_a_line(tmp_path, function, taken, said):
+    path = tmp_path / "x.tflite"
+    path.write_bytes(runtime_files.of_function(function, *taken))
+    (outcome,) = runtimes.run("native", [path], np.ones((1, 8), "float32"))
+    assert outcome.outputs is None
+    with pytest.raises(ValueError, match=said):
+        raise ValueError(outcome.error)
+    for way in (
+        lambda: export.verify_runtimes(path, runtimes=["native"]),
+        lambda: command.load_images(str(path), "", "fashion_mnist_5k", None, 4),
+    ):
+        with pytest.raises(ValueError, match=said):
+            way()
+
+
+def test_kinds_that_numpy_does_not_have_are_named(tmp_path):
+    path = tmp_path / "x.tflite"
+    spec = tf.TensorSpec((1,), "string")
+    path.write_bytes(runtime_files.of_function(lambda x: x, spec))
+    with pytest.raises(ValueError, match="cannot stand for string ones"):
+        export.verify_runtimes(path, runtimes=["native"])
+    double = runtime_files.of_function(lambda x: tf.cast(x, "float64"), ROW)
+    assert read_ends(double).outputs[0].dtype == "float64"
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
+def test_integers_that_the_input_does_not_hold_are_refused(dtype):
+    """Pixels for a file of int8 would wrap around to other values without a word."""
+    taken = End("x", 0, (1, 2), dtype, 0.5, 0)
+    bounds = np.iinfo(dtype)
+    inside = np.array([[bounds.min, bounds.max]], "int64")
+    found = taken.quantize(inside)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, inside)
+    for outside in (inside + 1, inside - 1):
+        with pytest.raises(ValueError, match=f"takes {dtype}, which does not hold"):
+            taken.quantize(outside)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux ends it")
+def test_a_guest_ends_when_who_started_it_is_killed(tmp_path):
+    told = tmp_path / "pid"
+    guest = f"""
+import os, pathlib, time
+pathlib.Path({str(tmp_path / "new")!r}).write_text(str(os.getpid()))
+os.rename({str(tmp_path / "new")!r}, {str(told)!r})
+time.sleep(600)
+"""
+    starter = f"""
+import os, sys
+from str_keras.export.runtimes.guest import run_guest
+from str_keras.export.runtimes.installed import Program
+program = Program((sys.executable, "-c", {guest!r}), 3, dict(os.environ))
+run_guest(program, {{"folder": {str(tmp_path)!r}}}, 600)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", starter], env=environment)
+    try:
+        wait_for(told.exists)
+    finally:
+        process.kill()
+        process.wait()
+    pid = int(told.read_text())
+    try:
+        wait_for(lambda: not is_running(pid))
+    finally:
+        if is_running(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(holds, seconds=60):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def is_running(pid):
+    """A process that ended, but that nobody waited for, does not run."""
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except OSError:
+        return False
+    return state.split()[0] != "Z"
