@@ -177,6 +177,17 @@ def test_a_loop_is_refused_by_openvino_in_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_tf2onnx_leaves_is_refused_in_one_line(tmp_path):
+    """A grouped convolution: the checker's own error is no ExportError."""
+    pytest.importorskip("onnxruntime")
+    model = keras.Sequential([keras.Input((9, 9, 8)), layers.Conv2D(16, 3, groups=2)])
+    with pytest.raises(export.ExportError, match="tf2onnx refused") as caught:
+        export.onnx(model, tmp_path / "m.onnx")
+    assert "StatefulPartitionedCall" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(
     ("options", "error", "said"),

@@ -61,6 +61,20 @@ def test_bad_arguments_are_refused_before_writing(tmp_path, case):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("shape", [(1,), (3, 4), (1, 1, 4)])
+def test_labels_of_a_model_that_gives_no_vector_of_classes(tmp_path, shape):
+    """They were compared with what argmax gives: an accuracy that means nothing."""
+    inputs = keras.Input((8,))
+    x = layers.Dense(int(np.prod(shape)))(inputs)
+    model = keras.Model(inputs, layers.Reshape(shape)(x))
+    given = {"images": np.zeros((3, 8), "float32"), "labels": np.zeros(3, int)}
+    for write in (export.tflite, export.saved_model):
+        with pytest.raises(ValueError, match="two classes or more") as caught:
+            write(model, tmp_path / "m.tflite", **given)
+        assert str((None, *shape)) in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_pointwise_head_is_rewritten_in_a_sparse_file_alone(tmp_path):
     model, path = sparse_cnn("conv"), tmp_path / "model.tflite"
     report = export.tflite(model, path, sparse=True)

@@ -189,6 +189,30 @@ def test_kernels_that_xnnpack_leaves_are_sparse_in_float32_alone(
     assert np.abs(run(one)[0] - old).max() <= bound * np.abs(old).max()
 
 
+def test_a_bias_beside_two_kernels_stays_exact_for_the_one_of_float32():
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(16, activation="relu"), layers.Dense(16)]
+    )
+    fill(model, 0.5)
+    model.layers[1].bias.assign(model.layers[0].bias)
+
+    def biases(content):
+        (graph,) = flatbuffer.read_graphs(content)
+        found = [
+            graph.stored(int(operator.inputs[2]))
+            for code, operator in graph.operators
+            if code == OP.FULLY_CONNECTED
+        ]
+        return found, [graph.tensors[index].type for index in found]
+
+    content = to_tflite(model)
+    (first, second), _ = biases(content)
+    assert first == second  # the converter stores equal constants once
+    storages = iter([rewrite.Storage("float16"), rewrite.Storage()])
+    _, types = biases(rewrite.store(content, lambda weight: next(storages)))
+    assert types == [TYPE.FLOAT16, TYPE.FLOAT32]
+
+
 @pytest.mark.parametrize("dtype", rewrite.DTYPES)
 def test_a_kernel_of_zeros_alone(dtype):
     model = keras.Sequential([keras.Input((30,)), layers.Dense(20)])

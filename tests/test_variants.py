@@ -3,10 +3,11 @@
 import gzip
 import json
 
+import keras
 import numpy as np
 import pytest
 import zstandard
-from export_models import dense_over_maps, mobile, nonzeros
+from export_models import dense_over_maps, fill, mobile, nonzeros
 
 from str_keras import export
 from str_keras.export import Kind
@@ -118,6 +119,19 @@ def test_one_kernel_is_sparse_though_none_is_smaller_so(tmp_path, build):
     dense = export.tflite(build(), tmp_path / "d.tflite", weights="int8_weights")
     assert report.gzip_bytes < dense.gzip_bytes + 700
     assert kind.name == "int8_weights-sparse-download"
+
+
+def test_a_file_that_another_kind_gives_too_is_left_out(tmp_path):
+    """A table that is sparse in float32 alone, see test_rewrite."""
+    numbers = keras.Input((12,))
+    places = keras.ops.cast(40 * keras.ops.abs(numbers), "int32")
+    x = keras.layers.Embedding(200, 16)(places)
+    model = keras.Model(numbers, keras.layers.Flatten()(x))
+    fill(model, 0.95)
+    kinds = [Kind("float32", sparse=True), Kind("float16", sparse=True)]
+    report = export.variants(model, tmp_path, kinds=kinds)
+    assert [v.kind for v in report.variants] == kinds[:1]
+    assert report.left_out == {"float16-sparse": "the same file as float32-sparse"}
 
 
 def test_files_that_exist_stay(tmp_path, images):

@@ -85,12 +85,13 @@ def _random_inputs(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 
 def check_labels(
-    labels: np.ndarray | None, images: np.ndarray | None
+    labels: np.ndarray | None, images: np.ndarray | None, model: keras.Model
 ) -> np.ndarray | None:
     """Labels as an array `[n]`.
 
     Raises:
-        ValueError: if there is not one label an image.
+        ValueError: if there is not one label an image, or the model gives no vector of
+            classes.
     """
     if labels is None:
         return None
@@ -100,6 +101,12 @@ def check_labels(
             "`labels` must have one class number an image. "
             f"Received: labels of shape {labels.shape} for "
             f"{0 if images is None else len(images)} images"
+        )
+    outputs = tuple(keras.tree.flatten(model.outputs)[0].shape)
+    if len(outputs) != 2 or outputs[-1] == 1:
+        raise ValueError(
+            "`labels` are for models of outputs (batch, classes), two classes or more: "
+            f"leave them out. Received: outputs of shape {outputs}"
         )
     return labels
 

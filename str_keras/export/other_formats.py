@@ -112,7 +112,7 @@ def prepare(
     if tolerance is not None and not 0 <= tolerance < 1:
         raise ValueError(f"`tolerance` must be in [0, 1). Received: {tolerance=}")
     plain = plain_model(model)
-    labels = check_labels(labels, images)
+    labels = check_labels(labels, images, plain)
     class_names = check_class_names(class_names, plain)
     samples = make_samples(plain, images, preprocessing)
     described = {

@@ -98,12 +98,13 @@ def _convert(job: Job) -> Any:
                 file, format="onnx", verbose=False, input_signature=specification
             )
             converted = package.load(file)
+            onnx_graph.name_ends(converted, INPUT, OUTPUT)
+            # Some operations, as of grouped convolutions, it leaves as they were.
+            package.checker.check_model(converted, full_check=True)
         except Exception as error:  # tf2onnx raises whatever comes first
             raise refused("tf2onnx", error) from error
-    onnx_graph.name_ends(converted, INPUT, OUTPUT)
     entry = converted.metadata_props.add()
     entry.key, entry.value = KEY, job.description
-    package.checker.check_model(converted, full_check=True)
     return converted
 
 

@@ -83,7 +83,7 @@ def saved_model(
         OSError: if the path exists or cannot be written.
     """
     plain = plain_model(model)
-    labels = check_labels(labels, images)
+    labels = check_labels(labels, images, plain)
     class_names = check_class_names(class_names, plain)
     samples = make_samples(plain, images, preprocessing)
     target = targets.claim_saved_model(path, overwrite)

@@ -56,7 +56,7 @@ class TFLiteWriter:
         self.batch_size = batch_size
         self.preprocessing = preprocessing
         self.uint8_input = uint8_input
-        self.labels = check_labels(labels, images)
+        self.labels = check_labels(labels, images, self.model)
         self.class_names = check_class_names(class_names, self.model)
         self.samples = make_samples(self.model, images, preprocessing)
         self._calibration = calibration
