@@ -109,6 +109,19 @@ CHANNELS = {
     "Conv2D": ((6, 6, 3), layers.Conv2D(7, 2), "CONV_2D", 7),
     "DepthwiseConv2D": ((6, 6, 3), layers.DepthwiseConv2D(2), "DEPTHWISE_CONV_2D", 3),
     "Conv2DTranspose": ((6, 6, 3), layers.Conv2DTranspose(7, 2), "TRANSPOSE_CONV", 7),
+    "Conv3D": ((6, 6, 6, 3), layers.Conv3D(7, 2), "CONV_3D", 7),
+    "Conv3DTranspose": (
+        (6, 6, 6, 3),
+        layers.Conv3DTranspose(7, 2),
+        "CONV_3D_TRANSPOSE",
+        7,
+    ),
+    "EinsumDense": (
+        (5, 3),
+        layers.EinsumDense("abc,bcd->abd", (5, 7)),
+        "BATCH_MATMUL",
+        7,
+    ),
     "Dense": ((3,), layers.Dense(7), "FULLY_CONNECTED", 7),
 }
 
