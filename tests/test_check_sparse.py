@@ -49,6 +49,15 @@ def test_each_rule_flips_the_verdict_and_is_named(case):
             xnnpack.refuse_unsafe(sparse_cases.content(case))
 
 
+def test_what_comes_before_the_first_convolution_is_no_failure():
+    net = sparse_models.network(stem=lambda x: sparse_models.stem(x - 0.25))
+    model = sparse_models.prune(net)
+    found = xnnpack.check(sparse_models.to_tflite(model))
+    (before,) = [n for n in found.nodes if n.spatial and not n.holds]
+    assert before.rule == "operator" and found.is_sparse and not found.failures
+    assert "operator" not in str(found)
+
+
 @pytest.mark.parametrize("case", ["two thirds of zeros", "one zero more"])
 def test_zeros_are_counted(case):
     (cluster,) = xnnpack.check(sparse_cases.content(case)).clusters
@@ -116,7 +125,9 @@ def test_what_would_be_wrong_somewhere_is_not_written(tmp_path, case, rule, told
 def test_a_sparse_file_that_runs_dense_is_told(tmp_path):
     model = sparse_cases.model("stem stride 1")
     report = export.tflite(model, tmp_path / "model.tflite", sparse=True)
-    assert "dense kernels everywhere: stem: its stride is 1x1" in report.note
+    assert (
+        "dense kernels everywhere: stem: a 3x3 convolution of stride 1x1" in report.note
+    )
     assert report.note in export.report_table([report])
     beside = json.loads((tmp_path / "model.json").read_text())
     assert beside["runs"] == report.runs == dict.fromkeys(xnnpack.TARGETS, "dense")

@@ -134,8 +134,14 @@ class SparseCheck:
 
     @property
     def failures(self) -> tuple[NodeCheck, ...]:
-        """Nodes on height and width for which a rule fails."""
-        return tuple(n for n in self.nodes if not n.holds and n.spatial)
+        """Nodes on height and width for which a rule fails.
+
+        Not those before the first convolution, where a sparse part begins.
+        """
+        kinds = ("conv", "depthwise", "fully_connected")
+        starts = (i for i, n in enumerate(self.nodes) if n.kind.startswith(kinds))
+        nodes = self.nodes[next(starts, 0) :]
+        return tuple(n for n in nodes if not n.holds and n.spatial)
 
     def to_json(self) -> dict[str, Any]:
         """All of it, in lists and dictionaries."""

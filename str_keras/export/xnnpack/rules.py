@@ -87,15 +87,19 @@ def _conv(node: Node, subgraph: Subgraph) -> Answer:
             return _fails("pointwise", f"it pads {_sides(window)}", mend)
         return _fails("pointwise", f"its stride is {_by(window.strides)}", mend)
     if window.kernel != (3, 3):
-        return _fails("kernel", f"its kernel is {_by(window.kernel)}", _STEM)
+        reason = f"a convolution of {_by(window.kernel)}, where 1x1 runs sparse"
+        return _fails("kernel", reason, _STEM)
     if window.strides != (2, 2):
-        return _fails("stride", f"its stride is {_by(window.strides)}", _STEM)
+        reason = (
+            f"a 3x3 convolution of stride {_by(window.strides)}, where 2x2 is wanted"
+        )
+        return _fails("stride", reason, _STEM)
     if window.channels != 3:
         return _fails(
             "channels",
-            f"images have {window.channels} channel{'s'[: window.channels > 1]}, where "
-            "3 are wanted",
-            "let the first convolution read images of 3 channels",
+            f"a 3x3 convolution that reads {window.channels} "
+            f"channel{'s'[: window.channels > 1]}, where 3 are wanted",
+            "let the first convolution read images of 3 channels; others be 1x1",
         )
     if window.padding != (1, 1, 1, 1):
         return Role.NONE, _padding(window)
