@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from export_models import fill
-from test_rewrite import run, start, to_tflite
+from tflite_content import run, start, to_tflite
 
 from str_keras.export import flatbuffer, rewrite
 from str_keras.export.rewrite.editing import OP

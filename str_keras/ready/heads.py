@@ -1,8 +1,9 @@
 """Classifiers of 1x1 convolutions after global average pooling, as Dense layers.
 
-Where sparse kernels are on, a convolution that reads the pooled pixel and ends the net
-is refused when the file is loaded, or gives zeros. Behind an activation of its own it
-runs (and sparse, which a Dense layer does not), so such heads stay.
+Where sparse kernels are on, a convolution that reads pooled features and ends the net
+is refused when the file is loaded, or gives zeros: XNNPACK takes the shape of such
+features wrong. A second convolution behind the first one runs (and sparse, which a
+Dense layer does not), so such heads stay.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from str_keras.ready.kinds import (
     IDENTITIES,
     activation_of,
     is_average,
+    is_dense_of_images,
     is_operation_of_any_rank,
     is_pixelwise_convolution,
     is_pointwise,
     runs_channels_first,
+    sums_up,
 )
 from str_keras.ready.report import Notes
 
@@ -36,11 +39,12 @@ _SHARED = (
 )
 
 
-def ends_head(node: Node, graph: Graph, producers: dict, consumers: dict) -> bool:
-    """Whether a call is the convolution, or clamp, that runtimes refuse.
+def misreads_pooled(node: Node, graph: Graph, producers: dict, consumers: dict) -> bool:
+    """Whether a call reads pooled features where XNNPACK takes their shape wrong.
 
-    It reads what was pooled, with nothing but dropout between, and what it gives
-    leaves the images: to the model's caller, or a layer that reshapes it.
+    Nothing but dropout lies between, and it neither flattens them nor is a 1x1
+    convolution; or it is one whose output leaves the images: to the model's caller, or
+    a layer that reshapes it.
 
     Args:
         node: The call.
@@ -48,12 +52,12 @@ def ends_head(node: Node, graph: Graph, producers: dict, consumers: dict) -> boo
         producers: Of the graph.
         consumers: Of the graph.
     """
-    if not node.outputs or not node.output.is_pixel:
-        return False
-    if not runs_channels_first(node) or node.part.kind in IDENTITIES:
+    if node.part.kind in (*IDENTITIES, *_FLAT) or sums_up(node):
         return False
     if not any(_is_pooled(v, producers) for v in node.inputs):
         return False
+    if not (is_pixelwise_convolution(node) or is_dense_of_images(node)):
+        return True
     return _leaves(node.output, graph, consumers)
 
 
@@ -186,7 +190,7 @@ def use_dense_heads(graph: Graph, notes: Notes) -> None:
             continue
         head = _Head(graph, pooling, consumers)
         refused = any(
-            ends_head(node, graph, producers, consumers) for node in head.nodes
+            misreads_pooled(node, graph, producers, consumers) for node in head.nodes
         )
         if refused and head.is_closed():
             head.flatten(notes, made)

@@ -89,11 +89,13 @@ def activation_of(part: Part) -> str | None:
 
 
 def is_average(node: Node) -> bool:
-    """Whether a call averages over height and width."""
+    """Whether a call averages, or adds up, over height and width."""
     if node.part.kind is layers.GlobalAveragePooling2D:
         return True
     axes = getattr(node.part.layer, "axis", None)
-    if operation(node.part) != "Mean" or not isinstance(axes, tuple | list):
+    if operation(node.part) not in ("Mean", "Sum") or not isinstance(
+        axes, tuple | list
+    ):
         return False
     return node.inputs[0].is_image and {a % 4 for a in axes} == {1, 2}
 

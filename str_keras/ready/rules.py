@@ -16,7 +16,7 @@ from __future__ import annotations
 from keras import layers
 
 from str_keras.ready.graph import Graph, Node, Value
-from str_keras.ready.heads import ends_head
+from str_keras.ready.heads import misreads_pooled
 from str_keras.ready.kinds import (
     ACTIVATIONS,
     MERGES,
@@ -175,20 +175,31 @@ class Rules:
                 "one of its inputs does not come through the stem",
                 "a net of one stem",
             )
-        if ends_head(node, self.graph, self.producers, self.consumers):
+        read = {id(v) for v in node.inputs}
+        if len(read) < len(node.inputs) and node.part.kind is not layers.Multiply:
+            self._add(
+                *(node.path, _kind(node), "reads one image twice: counts as shared"),
+                "a multiplication by 2 in its place",
+            )
+        self._check_pooled(node)
+        self._works |= node.part.kind in (layers.Conv2D, layers.Dense)
+        self._enter(node)
+
+    def _check_pooled(self, node: Node) -> None:
+        if misreads_pooled(node, self.graph, self.producers, self.consumers):
             self._add(
                 node.path,
                 _kind(node),
-                "ends the net on a pooled pixel: runtimes refuse it, or give zeros",
-                "GlobalAveragePooling2D() and Dense",
+                "reads pooled features: wrong, or refused, but by a 1x1 convolution "
+                "that another one follows",
+                "GlobalAveragePooling2D() and Dense; inside, a 1x1 convolution first",
             )
-        self._works |= node.part.kind in (layers.Conv2D, layers.Dense)
-        self._enter(node)
 
     def _leave(self, node: Node, read: list[Value]) -> None:
         """A call that is not of the sparse part reads from it."""
         alone = all(len(self.consumers[id(v)]) == 1 for v in read)
         if alone and all(v.is_pixel for v in read):
+            self._check_pooled(node)
             return  # of one pixel both layouts are the same bytes
         self._add(node.path, _kind(node), *self._reason(node))
         self._enter(node)
@@ -229,6 +240,12 @@ class Rules:
 
     def _check_ends(self) -> None:
         for value in self.graph.outputs:
+            node = self.producers.get(id(value))
+            if self._is_inside(value) and value.is_image and node and is_average(node):
+                self._add(
+                    *(node.path, "output", "gives pooled features of four dimensions"),
+                    "GlobalAveragePooling2D(keepdims=False)",
+                )
             pixel = value.is_pixel and not self.consumers.get(id(value))
             if self._is_inside(value) and value.is_image and not pixel:
                 path = self.producers[id(value)].path
