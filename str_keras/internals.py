@@ -65,16 +65,18 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
-def input_ranks(layer: keras.Layer) -> set[int]:
-    """Numbers of axes, the batch's included, of all tensors that a layer was called on.
+def calls_of(layer: keras.Layer) -> list[Any]:
+    """The symbolic calls of a layer, one a use: `layer.input` raises for two.
 
-    `layer.input` raises for a layer that is used twice.
+    Each has `operation` (the layer), `input_tensors`, and `parent_nodes`: the calls
+    that gave those.
     """
-    return {
-        len(tensor.shape)
-        for node in layer._inbound_nodes
-        for tensor in node.input_tensors
-    }
+    return list(layer._inbound_nodes)
+
+
+def calls_behind(call: Any) -> list[Any]:
+    """The calls that read an output of a call."""
+    return [c for c in call.operation._outbound_nodes if call in c.parent_nodes]
 
 
 def functional_graph(model: keras.Model) -> keras.Model | None:

@@ -394,7 +394,8 @@ def sparsify(
             threshold for all (the paper's global variant).
         skip: Layers to leave dense: names or paths, compiled regular expressions
             (searched in the path), types, or functions of a layer; one or several.
-        policy: "latency" leaves all dense but what runs faster for its zeros, "size"
+        policy: "latency" leaves all dense but what runs faster for its zeros in a net
+            of the form for sparse kernels (`stk.sparse_ready_report` tells), "size"
             what takes no less of a file without them; see `str_keras.policies`. None:
             neither.
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers
 
-from str_keras.internals import input_ranks
+from str_keras.internals import calls_behind, calls_of
 
 POLICIES = {
     "latency": "only what XNNPACK multiplies faster for its zeros: 1x1 convolutions of "
     "stride 1 and Dense layers on images; not the first convolution, depthwise ones, "
-    "nor the classifier",
+    "nor a classifier right after the pooling",
     "size": "whatever takes less of the file without its zeros: all but the smallest "
     "kernels",
 }
@@ -63,11 +64,14 @@ def _why_no_faster(layer: keras.Layer, name: str) -> str:
 
     Source: XNNPACK's `xnn_check_nchw_compatibility`, src/subgraph.c, and its sparse
     multiplication, to which 1x1 convolutions and fully connected nodes go. It is for
-    the whole model to qualify: see `stk.export.check_sparse`.
+    the whole model to qualify: see `stk.sparse_ready_report` and, of a file,
+    `stk.export.check_sparse`.
     """
     if isinstance(layer, layers.Dense) and name == "kernel":
-        on_images = input_ranks(layer) == {4}
-        return "" if on_images else "Dense runs sparse on images alone"
+        read = [tensor for call in calls_of(layer) for tensor in call.input_tensors]
+        if any(len(tensor.shape) != 4 for tensor in read):
+            return "Dense runs sparse on images alone"
+        return _why_not_as_classifier(layer)
     if isinstance(layer, layers.SeparableConv2D):
         pointwise = name == "pointwise_kernel"
         return "" if pointwise else "its depthwise part runs dense"
@@ -78,7 +82,55 @@ def _why_no_faster(layer: keras.Layer, name: str) -> str:
         return f"convolutions of {size[0]}x{size[1]} run dense"
     if tuple(layer.strides) != (1, 1) or layer.groups != 1:
         return "1x1 convolutions with strides or groups run dense"
+    return _why_not_as_classifier(layer)
+
+
+def _why_not_as_classifier(layer: keras.Layer) -> str:
+    """What keeps them from a layer that reads pooled features and ends the net.
+
+    It has to be a fully connected node without height and width, which runs dense: as
+    a convolution it is refused, or wrong.
+    """
+    calls = calls_of(layer)
+    if calls and all(map(_is_classifier, calls)):
+        return "the classifier runs dense"
     return ""
+
+
+def _is_classifier(call: Any) -> bool:
+    """Whether a call reads nothing but what was pooled, and ends the net.
+
+    One whose outputs go into a product or sum (squeeze and excitation) runs sparse, and
+    so does one that another of its kind follows; the zeros of that one count to the
+    share that switches sparse kernels on.
+    """
+    if not _reads_pixel(call):
+        return False
+    above = list(call.parent_nodes)
+    while above:
+        found = above.pop()
+        if _has_matrix(found):
+            return False
+        if _reads_pixel(found):
+            above += found.parent_nodes
+    behind = calls_behind(call)
+    while behind:
+        found = behind.pop()
+        if _has_matrix(found) or len(found.input_tensors) > 1:
+            return False
+        behind += calls_behind(found)
+    return True
+
+
+def _reads_pixel(call: Any) -> bool:
+    """Whether a call is on nothing but images of one pixel."""
+    shapes = [tuple(tensor.shape) for tensor in call.input_tensors]
+    return bool(shapes) and all(len(s) == 4 and s[1:3] == (1, 1) for s in shapes)
+
+
+def _has_matrix(call: Any) -> bool:
+    weights = getattr(call.operation, "weights", [])
+    return any(len(weight.shape) > 1 for weight in weights)
 
 
 def _why_no_smaller(

@@ -24,6 +24,7 @@ from str_keras.monitoring import (
     TensorBoardWriter,
 )
 from str_keras.monitoring import Progress as ProgressBar
+from str_keras.ready import sparse_ready_report
 from str_keras.run_directory import RunDirectory, best_epoch
 
 
@@ -59,6 +60,19 @@ def _print_forecast(config: TrainConfig, model: Any, steps: int) -> None:
             "hint: the default decay is for 100 epochs of ImageNet. In fewer steps "
             "raise --threshold_decay until Lambda is 2 or more, as --config=quickstart "
             "does."
+        )
+
+
+def _print_form(config: TrainConfig, model: Any) -> None:
+    """Says so if a policy prunes for sparse kernels that this net will not run on."""
+    if config.policy != "latency":
+        return
+    report = sparse_ready_report(model)
+    if not report.ready:
+        print(
+            f"hint: --policy=latency makes a net faster that has the form for sparse "
+            f"kernels. {report.summary}.",
+            flush=True,
         )
 
 
@@ -266,6 +280,7 @@ def _train(
         run.create(config, command)
     if progress == Progress(0):  # later, the kernels are not those of the start
         _print_forecast(config, model, steps)
+        _print_form(config, model)
     trainer = _Trainer(config, run, dataset, model, progress)
     trainer.train()
     counted = summary(model)

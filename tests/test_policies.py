@@ -48,16 +48,63 @@ def test_latency_prunes_what_runs_on_sparse_kernels():
     }
 
 
+def headed(kind):
+    """A net that qualifies, and ends in one of the usual heads on pooled features."""
+    inputs = keras.Input((32, 32, 3))
+    x = layers.ZeroPadding2D(1)(inputs)
+    x = layers.Conv2D(16, 3, strides=2, activation="relu", name="stem")(x)
+    x = layers.Conv2D(64, 1, activation="relu", name="pointwise")(x)
+    pooled = layers.GlobalAveragePooling2D(keepdims=True, name="pool")(x)
+    if kind == "squeeze":
+        x = layers.Conv2D(32, 1, activation="relu", name="reduce")(pooled)
+        x = layers.Conv2D(64, 1, activation="sigmoid", name="expand")(x)
+        x = layers.Multiply()([layers.Conv2D(64, 1, name="scaled")(pooled), x])
+        x = layers.GlobalAveragePooling2D()(x)
+        return keras.Model(inputs, layers.Dense(40, name="classifier")(x))
+    if kind == "two convolutions":
+        pooled = layers.Conv2D(96, 1, name="features")(pooled)
+        pooled = layers.Activation("hard_swish")(pooled)
+    relu = layers.ReLU(6.0)  # called twice: no way through it leads back
+    create = layers.Dense if kind == "Dense" else layers.Conv2D
+    x = create(40, *([1] if create is layers.Conv2D else []), name="classifier")(
+        layers.Dropout(0.1)(pooled)
+    )
+    return keras.Model(inputs, layers.Flatten()(relu(relu(x))))
+
+
+NETS = {
+    "mixed": (mixed, FASTER),
+    "convolution": (lambda: headed("convolution"), {"pointwise/kernel"}),
+    "Dense": (lambda: headed("Dense"), {"pointwise/kernel"}),
+    "two convolutions": (
+        lambda: headed("two convolutions"),
+        {"pointwise/kernel", "features/kernel", "classifier/kernel"},
+    ),
+}
+
+
 @tensorflow_only
-def test_latency_prunes_what_xnnpack_counts():
+@pytest.mark.parametrize("net", NETS)
+def test_latency_prunes_what_xnnpack_counts(tmp_path, net):
     """All weights of the cluster that is turned to NCHW are pruned, and no others."""
-    model = mixed()
+    create, paths = NETS[net]
+    model = create()
+    assert choice(model, "latency")[0] == paths
     budget = stk.budget.uniform(model, 0.9, policy="latency")
-    (cluster,) = stk.export.check_sparse(budget.apply(model)).clusters
+    stk.export.tflite(budget.apply(model), tmp_path / "x.tflite", sparse=True)
+    clusters = stk.export.check_sparse(tmp_path / "x.tflite").clusters
+    (cluster,) = (cluster for cluster in clusters if cluster.sparse)
     pruned = [k.variable for k in select(model)[0] if budget.rates[k.path]]
     sizes = [int(np.prod(variable.shape)) for variable in pruned]
-    assert cluster.sparse and cluster.params == sum(sizes)
+    assert cluster.params == sum(sizes)
     assert cluster.zeros == sum(round(0.9 * size) for size in sizes)
+
+
+def test_latency_prunes_what_squeezes_and_excites():
+    kernels, passed = choice(headed("squeeze"), "latency")
+    names = ("pointwise", "reduce", "expand", "scaled")
+    assert kernels == {f"{name}/kernel" for name in names}
+    assert passed["classifier/kernel"].endswith("Dense runs sparse on images alone")
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,18 @@ def test_images_are_shown_in_the_channels_asked_for(config, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_policy_that_this_net_gains_nothing_from_is_told(config, tmp_path, capsys):
+    """What it prunes runs dense too, where the net has not the form."""
+    chosen = with_(config, policy="latency", epochs=1)
+    rows = training.train_and_evaluate(chosen, tmp_path / "run").summary.rows
+    assert [row.path for row in rows if not row.reason] == ["block1_pointwise/kernel"]
+    said = "tiny does not have the form for sparse kernels: conv1: "
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [x for x in lines if x.startswith("hint: --policy=latency")]
+    assert said in line
+
+
+@pytest.mark.slow
 def test_xla_compiles_the_step(config, tmp_path):
     result = training.train_and_evaluate(
         with_(config, xla=True, epochs=1), tmp_path / "run"
