@@ -169,7 +169,8 @@ def test_what_is_run_and_compared(monkeypatch, files):
     assert (counted.instructions, counted.fewer, counted.faster) == (300, 3.0, None)
 
 
-def test_a_wrong_result_has_no_speed(monkeypatch, files):
+@pytest.mark.parametrize("factor", [0, 1.001])
+def test_a_wrong_result_has_no_speed(monkeypatch, files, factor):
     outcomes = {
         ("wasm", "float32.tflite"): {"seconds": (1.0,)},
         ("wasm", "float32-sparse.tflite"): {"seconds": (0.1,)},
@@ -180,7 +181,7 @@ def test_a_wrong_result_has_no_speed(monkeypatch, files):
     def run(name, paths, samples, **options):
         found = right(name, paths, samples, **options)
         if name == "wasm":
-            found[1].heads["y"][:] = 0
+            found[1].heads["y"] *= factor
         return found
 
     monkeypatch.setattr(measuring, "run", run)
@@ -189,6 +190,8 @@ def test_a_wrong_result_has_no_speed(monkeypatch, files):
     assert len(asked) == 2 and not found.is_right
     assert "wrong outputs" in found.rows[1].trouble
     assert found.rows[1].faster is None and found.rows[1].sparse_kernels is None
+    loose = export.benchmark(paths, runtimes=["wasm"], tolerance=0.01)
+    assert loose.is_right == (factor != 0) == (loose.rows[1].faster is not None)
 
 
 def test_another_net_does_not_tell_of_sparse_kernels(monkeypatch, files, tmp_path):

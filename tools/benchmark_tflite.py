@@ -43,6 +43,12 @@ _COUNT = flags.DEFINE_bool("count", True, "Count instructions, under emulators."
 _PROFILE = flags.DEFINE_bool(
     "profile", True, "Tell the share of each kernel, by LiteRT's profiler; not in wasm."
 )
+_TOLERANCE = flags.DEFINE_float(
+    "tolerance",
+    None,
+    "Largest max|difference| / max|y| to the outputs on this CPU; if not given 1e-4, "
+    "for int8 0.02.",
+)
 _TIMEOUT = flags.DEFINE_float(
     "timeout", 300.0, "Seconds without progress after which a runtime is ended.", 0.1
 )
@@ -64,6 +70,7 @@ def main() -> int:
         warmup=_WARMUP.value,
         count=_COUNT.value,
         profile=_PROFILE.value,
+        tolerance=_TOLERANCE.value,
         timeout=_TIMEOUT.value,
     )
 

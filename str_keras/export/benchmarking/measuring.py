@@ -38,6 +38,7 @@ def benchmark(
     warmup: int = 3,
     count: bool = True,
     profile: bool = True,
+    tolerance: float | None = None,
     timeout: float = TIMEOUT,
 ) -> BenchmarkReport:
     """Times .tflite files of the same input against each other, one of each in turn.
@@ -59,6 +60,8 @@ def benchmark(
         count: Count instructions, under emulators.
         profile: Ask LiteRT's profiler for the time of each kernel; the browser has
             none.
+        tolerance: Largest max|difference| / max|y| to the outputs on this CPU; None:
+            1e-4, for int8 0.02.
         timeout: Seconds without progress after which a runtime is ended.
 
     Returns:
@@ -75,7 +78,7 @@ def benchmark(
     with tempfile.TemporaryDirectory() as folder:
         paths = _with_baseline(paths, Path(folder))
         samples = _samples(paths[0]) if inputs is None else np.asarray(inputs)
-        judges = _judges(paths, samples, timeout)
+        judges = _judges(paths, samples, tolerance, timeout)
         twins = _twins_of_first(paths)
         before, rows = _load(), []
         for name in names:
@@ -166,11 +169,13 @@ def _samples(path: Path) -> np.ndarray:
     return inputs[0].random(1)
 
 
-def _judges(paths: list[Path], samples: np.ndarray, timeout: float) -> list[Judge]:
+def _judges(
+    paths: list[Path], samples: np.ndarray, tolerance: float | None, timeout: float
+) -> list[Judge]:
     """Of each file what knows its right outputs: those on this CPU."""
     native = run("native", paths, samples, timeout=timeout)
     return [
-        Judge(path.read_bytes(), {}, outcome.heads, None)
+        Judge(path.read_bytes(), {}, outcome.heads, tolerance)
         for path, outcome in zip(paths, native, strict=True)
     ]
 
