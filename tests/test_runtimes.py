@@ -3,6 +3,7 @@
 What needs emulators or a browser is in test_device.py.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from str_keras.export.runtimes.ends import read_ends
 from str_keras.export.runtimes.judging import Judge, weights_of
 
 ROOT = pathlib.Path(__file__).parents[1]
+GUESTS = ROOT / "str_keras" / "export" / "runtimes" / "guests"
 SETUP = "run tools/setup_runtimes.sh"
 
 
@@ -72,18 +74,22 @@ def test_the_folder_is_that_of_the_checkout_or_the_variable(monkeypatch, tmp_pat
     assert installed.home() == tmp_path
 
 
-def test_setup_without_rights_names_the_packages(tmp_path):
-    """As a user without sudo, on a machine without a browser."""
+TOOLS = "bash dirname mkdir mktemp flock rm chmod cat cp sha256sum".split()
+
+
+def set_up(tmp_path, *arguments, true=(), **scripts):
+    """The setup script among these programs alone; its end, and what it left."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("bash", "dirname", "mkdir", "mktemp", "flock", "rm", "chmod", "cat"):
+    for name in TOOLS:
         (programs / name).symlink_to(shutil.which(name))
-    for name in ("qemu-x86_64", "qemu-aarch64", "gcc", "python3"):
+    for name in true:
         (programs / name).symlink_to("/bin/true")
-    (programs / "id").write_text("#!/bin/bash\necho 1000\n")
-    (programs / "id").chmod(0o755)
+    for name, script in scripts.items():
+        (programs / name).write_text(f"#!/bin/bash\n{script}\n")
+        (programs / name).chmod(0o755)
     done = subprocess.run(
-        [programs / "bash", str(ROOT / "tools" / "setup_runtimes.sh")],
+        [programs / "bash", str(ROOT / "tools" / "setup_runtimes.sh"), *arguments],
         capture_output=True,
         text=True,
         env={
@@ -93,10 +99,44 @@ def test_setup_without_rights_names_the_packages(tmp_path):
         },
         check=False,
     )
+    return done, set(os.listdir(tmp_path / "new"))
+
+
+def test_setup_without_rights_names_the_packages(tmp_path):
+    """As a user without sudo, on a machine without a browser."""
+    (tmp_path / "new" / ".work.killed").mkdir(parents=True)
+    there = ("qemu-x86_64", "qemu-aarch64", "gcc", "python3")
+    done, left = set_up(tmp_path, true=there, id="echo 1000")
     assert done.returncode == 1
     assert done.stderr.endswith("this is not root: apt-get install chromium\n")
     # What was half made is gone, and nothing says that it is there.
-    assert os.listdir(tmp_path / "new") == [".lock"]
+    assert left == {".lock"}
+
+
+def test_setup_asks_for_headers_where_only_the_compiler_is_there(tmp_path):
+    there = ("qemu-x86_64", "qemu-aarch64", "chromium")
+    done, _ = set_up(tmp_path, true=there, id="echo 1000", gcc="exit 1")
+    assert done.stderr.endswith("this is not root: apt-get install gcc libc6-dev\n")
+
+
+def test_setup_without_node_says_so_though_its_packages_are_there(tmp_path):
+    lock = hashlib.sha256((GUESTS / "package-lock.json").read_bytes()).hexdigest()
+    (tmp_path / "new" / "web").mkdir(parents=True)
+    (tmp_path / "new" / "web" / ".stamp").write_text(f"{lock}  -\n")
+    done, _ = set_up(tmp_path, "web", node="exit 1")
+    assert done.returncode == 1 and "error: node 20 or newer is needed" in done.stderr
+    (tmp_path / "bin").rename(tmp_path / "old")
+    done, _ = set_up(tmp_path, "web", true=["node"])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_setup_tells_that_npm_failed(tmp_path):
+    npm = 'echo "$@" >&2; exit 3'
+    done, left = set_up(tmp_path, "web", true=["node"], npm=npm)
+    assert done.returncode == 1 and left == {".lock"}
+    told, line = done.stderr.splitlines()
+    assert told.startswith("ci ") and "--silent" not in told
+    assert line == "error: npm did not get LiteRT.js: see above"
 
 
 @pytest.mark.parametrize(

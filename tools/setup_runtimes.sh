@@ -12,7 +12,8 @@
 #
 # PYTHON is the environment whose versions of ai-edge-litert and numpy are taken. Written
 # for Debian 12 on x86-64; qemu-user, chromium and gcc are installed where they are
-# missing, as root or by sudo, else the line to run is printed.
+# missing, as root or by sudo, else the line to run is printed. Node 20 or newer has to be
+# there (Debian 12's own is 18).
 set -euo pipefail
 
 checkout=$(cd "$(dirname "$0")/.." && pwd)
@@ -46,7 +47,7 @@ install_packages() {
   command -v qemu-x86_64 >/dev/null && command -v qemu-aarch64 >/dev/null ||
     missing+=(qemu-user)
   command -v chromium >/dev/null || missing+=(chromium)
-  command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+  gcc -E - <<<'#include <stdio.h>' >/dev/null 2>&1 || missing+=(gcc libc6-dev)
   [ ${#missing[@]} -eq 0 ] && return
   local sudo=()
   if [ "$(id -u)" -ne 0 ]; then
@@ -138,14 +139,16 @@ set_up_arm64() {
 
 set_up_web() {
   local stamp into=$work/web
+  node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null ||
+    fail "node 20 or newer is needed for LiteRT.js, with npm: install it from nodejs.org"
   stamp=$(sha256sum <"$guests/package-lock.json")
   is_there web "$stamp" && return
-  node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null &&
-    command -v npm >/dev/null || fail "node 20 or newer and npm are needed for LiteRT.js"
+  command -v npm >/dev/null || fail "npm is needed for LiteRT.js: it comes with node"
   echo "setting up LiteRT.js and what drives and checks it in a browser"
   mkdir -p "$into"
   cp "$guests/package.json" "$guests/package-lock.json" "$into"
-  (cd "$into" && npm ci --silent --ignore-scripts --no-audit --no-fund)
+  (cd "$into" && npm ci --loglevel=error --ignore-scripts --no-audit --no-fund \
+    >/dev/null) || fail "npm did not get LiteRT.js: see above"
   put web "$into" "$stamp"
 }
 
@@ -170,6 +173,7 @@ home=$(cd "$home" && pwd)
 # One at a time: another that waits here finds everything set up.
 exec 9>"$home/.lock"
 flock 9
+rm -rf "$home"/.work.* # of one that was killed
 work=$(mktemp -d "$home/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
@@ -179,6 +183,6 @@ if [ "$part" = web ]; then
 fi
 install_packages
 set_up_arm64
-set_up_web
 set_up_counting
+set_up_web # the last: what it needs is not installed here
 echo "the runtimes are set up in $home"
