@@ -168,6 +168,27 @@ def test_kernels_of_other_layers_are_counted(tmp_path, name):
     assert {(k.size, k.nonzeros) for k in stored} == expected
 
 
+def test_openvino_on_a_full_disk(tmp_path, monkeypatch):
+    """It raises a RuntimeError, and its weights are a file as well."""
+    openvino = pytest.importorskip("openvino")
+
+    original = openvino.serialize
+
+    def full(model, path, *args):
+        if str(tmp_path) in str(path):  # the converter writes to another folder
+            raise RuntimeError("basic_ios::clear: iostream error")
+        original(model, path, *args)
+
+    monkeypatch.setattr(openvino, "serialize", full)
+    with pytest.raises(OSError, match="cannot write"):
+        export.openvino(sparse_cnn(), tmp_path / "m.xml")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "m.bin").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"m\.bin"):
+        export.openvino(sparse_cnn(), tmp_path / "m.xml")
+    assert (tmp_path / "m.bin").read_bytes() == b"mine"
+
+
 def test_a_loop_is_refused_by_openvino_in_one_line(tmp_path):
     pytest.importorskip("openvino")
     model = keras.Sequential([keras.Input((6, 4)), layers.LSTM(5), layers.Dense(2)])

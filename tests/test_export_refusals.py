@@ -133,6 +133,8 @@ def corrupt(change):
                 value[value == 0] = 1e-9  # far below what the outputs show
             if change == "zeros" and value.ndim > 1:
                 value *= 0
+            if change == "faded" and value.ndim == 2:
+                value[:, ::2] *= 0.3
             if change == "not finite" and value.ndim == 2:
                 value[0] = np.nan
             weight.assign(value)
@@ -178,6 +180,19 @@ def test_a_file_that_is_wrong_is_deleted(
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+def test_accuracy_is_that_of_the_file(tmp_path, monkeypatch):
+    """Shown by one that is wrong, and let through: else it is that of Keras."""
+    model = sparse_cnn()
+    images = np.random.default_rng(0).normal(size=(24, 32, 32, 1)).astype("float32")
+    labels = model.predict(images, verbose=0).argmax(1)
+    monkeypatch.setattr(writing, "convert", corrupt("faded"))
+    report = export.tflite(
+        model, tmp_path / "m.tflite", images=images, labels=labels, tolerance=0.99
+    )
+    assert report.model_top1 == 1.0
+    assert report.top1 == report.agreement < 1.0
+
+
 def test_int8_fails_only_where_it_is_broken():
     reference = 5 + np.random.default_rng(0).normal(size=(40, 10))
     noisy = reference + 0.05 * np.random.default_rng(1).normal(size=(40, 10))
@@ -220,6 +235,16 @@ def test_existing_files_stay(tmp_path):
     path.mkdir()
     with pytest.raises(IsADirectoryError, match="directory"):
         export.tflite(sparse_cnn(), path, overwrite=True)
+
+
+def test_a_file_comes_with_its_json_or_not_at_all(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(writing.targets, "write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        export.tflite(sparse_cnn(), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
 
 
 def test_directory_that_cannot_be_made(tmp_path):

@@ -140,7 +140,10 @@ def _write(job: Job, path: Path) -> None:
         converted.inputs[0].get_tensor().set_names({INPUT})
         converted.outputs[0].get_tensor().set_names({OUTPUT})
         converted.set_rt_info(job.description, [KEY])
-        package.serialize(converted, str(path))
+        try:
+            package.serialize(converted, str(path))
+        except RuntimeError as error:  # a full disk, for one: no OSError here
+            raise OSError(f"cannot write {path}: {error}") from error
 
 
 def _verify(

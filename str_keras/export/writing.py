@@ -89,10 +89,10 @@ class TFLiteWriter:
         if kind.weights == "int8":
             self.check_calibration()
         target = claim_file(path, overwrite)
-        claim_file(target.with_suffix(".json"), overwrite)
+        description = claim_file(target.with_suffix(".json"), overwrite)
 
         encoded = encoded or self.encode(kind)
-        with written_aside(target) as temporary:
+        with written_aside(description) as told, written_aside(target) as temporary:
             temporary.write_bytes(encoded.content)
             checked = self._verify(temporary, encoded.content, kind, tolerance)
             # The run proves nothing of where sparse kernels are on.
@@ -112,8 +112,7 @@ class TFLiteWriter:
                 runs={t: verdict.kind for t, verdict in found.verdicts.items()},
                 **checked,
             )
-            described = self._describe(report, encoded.content)
-        targets.write_json(target.with_suffix(".json"), described)
+            targets.write_json(told, self._describe(report, encoded.content))
         return report
 
     def encode(self, kind: Kind) -> Encoded:
