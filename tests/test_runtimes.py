@@ -74,7 +74,10 @@ def test_the_folder_is_that_of_the_checkout_or_the_variable(monkeypatch, tmp_pat
     assert installed.home() == tmp_path
 
 
-TOOLS = "bash dirname mkdir mktemp flock rm chmod cat cp sha256sum".split()
+TOOLS = (
+    *("bash", "dirname", "mkdir", "mktemp", "flock", "rm", "chmod", "cat", "cp"),
+    "sha256sum",
+)
 
 
 def set_up(tmp_path, *arguments, true=(), **scripts):

@@ -16,6 +16,8 @@ from str_keras import export
 from str_keras.export import runtimes
 from str_keras.export.runtimes import command
 from str_keras.export.runtimes.ends import End, read_ends
+from str_keras.export.runtimes.guest import run_guest
+from str_keras.export.runtimes.installed import Program
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROW = tf.TensorSpec((1, 8), "float32")
@@ -104,6 +106,23 @@ run_guest(program, {{"folder": {str(tmp_path)!r}}}, 600)
     finally:
         if is_running(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_what_a_guest_started_ends_with_it(tmp_path):
+    """As a browser does, though the guest itself is deaf to a gentle end."""
+    script = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "600"])
+print(f'{{"file": 0, "note": "{child.pid}"}}', flush=True)
+time.sleep(600)
+"""
+    program = Program((sys.executable, "-c", script), 3, dict(os.environ))
+    told = run_guest(program, {"folder": str(tmp_path)}, 5)
+    assert told.ended == "ended after 5 s without a sign of progress"
+    pid = int(told.files[0]["note"])
+    wait_for(lambda: not is_running(pid))
 
 
 def wait_for(holds, seconds=60):
