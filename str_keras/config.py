@@ -160,9 +160,9 @@ class TrainConfig:
         for name, known in choices.items():
             value = getattr(self, name)
             if value not in known:
+                told = ", ".join(str(choice) or "empty" for choice in known)
                 raise ValueError(
-                    f"--{name} is one of {', '.join(map(str, known))}. "
-                    f"Received: {name}={value!r}"
+                    f"--{name} is one of {told}. Received: {name}={value!r}"
                 )
         ranges: tuple[tuple[str, float, float], ...] = (
             ("epochs", 1, math.inf),

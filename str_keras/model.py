@@ -18,7 +18,7 @@ from str_keras.layers import (
     check_s_init,
     logit_shape,
 )
-from str_keras.selection import Kernel, Skip, find_kernels, select, walk
+from str_keras.selection import Kernel, Skip, find_kernels, nothing_left, select, walk
 from str_keras.substitution import Substitution
 from str_keras.thresholds import THRESHOLD_LOGIT, get_g
 
@@ -352,11 +352,7 @@ def prepare(
         )
     kernels, passed = select(model, skip, policy)
     if not kernels:
-        reasons = "; ".join(f"{item.path}: {item.reason}" for item in passed[:5])
-        raise ValueError(
-            f"No kernel is left to sparsify ({reasons or 'the model has none'}). "
-            f"Received: model={model.name}"
-        )
+        raise nothing_left(model, passed, "sparsify")
     copy = clone(model)
     if len(copy.weights) != len(model.weights):
         raise ValueError(

@@ -322,6 +322,17 @@ def select(
     return kernels, passed
 
 
+def nothing_left(
+    model: keras.Model, passed: Sequence[PassedThrough], verb: str
+) -> ValueError:
+    """The error for a model of which `select` took no kernel, with the reasons."""
+    reasons = "; ".join(f"{item.path}: {item.reason}" for item in passed[:5])
+    return ValueError(
+        f"No kernel is left to {verb} ({reasons or 'the model has none'}). "
+        f"Received: model={model.name}"
+    )
+
+
 def _why_dense(policy: str | None, kernel: Kernel) -> str:
     """Why the policy leaves a kernel dense; empty if it does not."""
     name, shape = kernel.variable.name, tuple(kernel.variable.shape)

@@ -213,8 +213,12 @@ def test_bad_policies():
             rule(mixed(), 0.9, policy="speed")
     inputs = keras.Input((4,))
     model = keras.Model(inputs, layers.Dense(3)(inputs))
-    with pytest.raises(ValueError, match=r"No kernel is left .*on images alone"):
+    said = r"No kernel is left .*on images alone"
+    with pytest.raises(ValueError, match=said):
         stk.sparsify(model, policy="latency")
+    for rule in (stk.budget.uniform, stk.budget.erk):
+        with pytest.raises(ValueError, match=said):
+            rule(model, 0.9, policy="latency")
 
 
 def test_the_training_command_takes_a_policy():
@@ -231,6 +235,6 @@ def test_the_training_command_takes_a_policy():
         paths = {row.path for row in rows if row.threshold is not None}
         assert kinds == {"Conv2D"} and len(paths) == 13
         assert all("pointwise" in path for path in paths)
-    with pytest.raises(ValueError, match="--policy is one of"):
+    with pytest.raises(ValueError, match="--policy is one of empty, latency, size"):
         TrainConfig(policy="speed")
     assert set(POLICIES) == {"latency", "size"}

@@ -11,7 +11,7 @@ import keras
 from str_keras.budget.counting import kernel_paths
 from str_keras.budget.rates import Budget
 from str_keras.model import check_built, find_thresholded
-from str_keras.selection import Skip, select
+from str_keras.selection import Skip, nothing_left, select
 from str_keras.stripping import strip
 
 
@@ -30,9 +30,9 @@ def _shapes(
         )
     check_built(model)
     plain = strip(model) if any(True for _ in find_thresholded(model)) else model
-    kernels, _ = select(plain, skip, policy)
+    kernels, passed = select(plain, skip, policy)
     if not kernels:
-        raise ValueError(f"No kernel is left to prune. Received: model={model.name}")
+        raise nothing_left(model, passed, "prune")
     # Of the model itself: a learned rank is folded in what is stripped.
     whole = {path: tuple(v.shape) for path, _, v in kernel_paths(model)}
     shapes = {kernel.path: whole[kernel.path] for kernel in kernels}
