@@ -62,6 +62,19 @@ def test_kinds_that_numpy_does_not_have_are_named(tmp_path):
     assert read_ends(double).outputs[0].dtype == "float64"
 
 
+@pytest.mark.slow
+def test_a_free_batch_has_no_profile_but_a_dense_twin(tmp_path):
+    path = tmp_path / "free.tflite"
+    path.write_bytes(runtime_files.content(sparse=True, batch_size=None))
+    for against_dense in (False, True):
+        (row,) = export.verify_runtimes(
+            path, runtimes=["native"], against_dense=against_dense, repeats=20
+        ).rows
+        assert row.is_right and (row.work_ratio is not None) == against_dense
+        told = "by its dense twin" if against_dense else "it takes fixed batches alone"
+        assert told in row.evidence
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
 def test_integers_that_the_input_does_not_hold_are_refused(dtype):
     """Pixels for a file of int8 would wrap around to other values without a word."""

@@ -126,6 +126,8 @@ class _Compiled:
             position = c_size_t(i)
             call(f"GetSignature{kind}TensorByIndex", signature, position, byref(tensor))
             call("GetRankedTensorType", tensor, byref(shape))
+            if min(shape.dimensions[: shape.rank], default=1) < 0:
+                raise ProfilerError("it takes fixed batches alone")
             call(
                 f"GetCompiledModel{kind}BufferRequirements",
                 *(self._model, c_size_t(0), position, byref(needed)),
