@@ -131,10 +131,9 @@ def refused(converter: str, error: Exception) -> ExportError:
     # Where the first line only says that something failed, a later one says what.
     telling = [line for line in lines if "No conversion rule" in line] or lines
     reason = telling[0] if telling else type(error).__name__
-    return ExportError(
-        f"{converter} refused the model: {reason[:300]} (a recurrent layer may need "
-        "unroll=True)"
-    )
+    # The lists are those of a recurrent layer's loop.
+    hint = " (a recurrent layer may need unroll=True)" if "TensorList" in reason else ""
+    return ExportError(f"{converter} refused the model: {reason[:300]}{hint}")
 
 
 def _run_batches(
