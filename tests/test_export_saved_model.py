@@ -16,7 +16,7 @@ from export_models import nonzeros, sparse_cnn
 
 import str_keras as stk
 from str_keras import cli, data, export
-from str_keras.export import commands, convert
+from str_keras.export import commands, convert, targets
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 to_saved_model = importlib.import_module("str_keras.export.to_saved_model")
@@ -155,6 +155,15 @@ def test_existing_directories_stay(tmp_path):
     with pytest.raises(NotADirectoryError, match="is a file"):
         export.saved_model(sparse_cnn(), path / "thesis.txt" / "served")
     assert [p.name for p in path.iterdir()] == ["thesis.txt"]
+
+
+def test_what_was_there_comes_back_if_nothing_takes_its_place(tmp_path):
+    path = tmp_path / "served"
+    old_saved_model(path)
+    with pytest.raises(OSError), targets.directory_aside(path):
+        pass  # nothing was written that could be moved
+    assert [p.name for p in tmp_path.iterdir()] == ["served"]
+    assert (path / "old.txt").read_text() == "old"
 
 
 def test_disk_that_cannot_be_written(tmp_path):
