@@ -83,6 +83,7 @@ def test_file_equals_keras(
     assert sum(report.stored.values()) == 4
     assert (report.verified_on, report.verified_with) == (42, "images")
     assert ("runs on dense kernels" in report.note) == sparse  # it reads gray images
+    assert ("LiteRT.js" in report.note) == (batch_size is None)
     assert set(report.runs.values()) == {"dense"}
     if sparse:
         assert report.bytes < 0.7 * report.dense_bytes

@@ -106,7 +106,7 @@ class TFLiteWriter:
                 bytes=len(encoded.content),
                 gzip_bytes=targets.gzip_bytes(encoded.content),
                 dense_bytes=encoded.dense_bytes,
-                note=_note(encoded, found),
+                note=_note(encoded, found, self.batch_size),
                 smallest=kind.smallest,
                 rewritten=encoded.rewritten,
                 runs={t: verdict.kind for t, verdict in found.verdicts.items()},
@@ -260,22 +260,31 @@ def _accuracy(outputs: np.ndarray, labels: np.ndarray | None) -> float | None:
     return None if labels is None else float(np.mean(outputs.argmax(-1) == labels))
 
 
-def _note(encoded: Encoded, found: SparseCheck) -> str:
-    if encoded.dense_bytes is None:
-        return ""
+def _note(encoded: Encoded, found: SparseCheck, batch_size: int | None) -> str:
+    notes = []
+    if encoded.dense_bytes is not None:
+        notes += _sparse_notes(encoded, encoded.dense_bytes, found)
+    if batch_size is None:
+        notes.append(
+            "LiteRT.js runs no file of free batch: for a browser give a `batch_size`"
+        )
+    return ". ".join(notes)
+
+
+def _sparse_notes(encoded: Encoded, dense_bytes: int, found: SparseCheck) -> list[str]:
     if not count_operators(encoded.content, "DENSIFY"):
-        return (
+        return [
             "no kernel would be smaller without its zeros (too few of them, or kernels "
             "that are tiny): the file is dense"
-        )
+        ]
     notes = []
-    if len(encoded.content) >= encoded.dense_bytes:
+    if len(encoded.content) >= dense_bytes:
         notes.append(
-            f"not smaller than its dense twin of {encoded.dense_bytes:,} bytes: sparse "
-            "storage is there to switch sparse kernels on"
+            f"not smaller than its dense twin of {dense_bytes:,} bytes: sparse storage "
+            "is there to switch sparse kernels on"
         )
     if not found.is_sparse:
         verdict = next(iter(found.verdicts.values()))
         told = f"it runs on dense kernels everywhere: {verdict.why}; {verdict.mend}"
         notes.append(told.removesuffix("; "))
-    return ". ".join(notes)
+    return notes
