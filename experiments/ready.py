@@ -102,7 +102,7 @@ def measure(name: str, directory: pathlib.Path) -> dict[str, Any]:
         "as_it_is": _told(found["as_it_is"], weights.params),
         "is_ready": report.ready,
         "rewritten": _counts(f"{c.kind} {c.what}" for c in report.changes),
-        "obstacles": _counts(o.reason for o in report.obstacles),
+        "obstacles": _counts(f"{o.kind}: {o.reason}" for o in report.obstacles),
         "difference": _difference(outputs, expected),
         "ready": _told(found["ready"], weights.params),
         "runs": runs,
@@ -249,11 +249,11 @@ def _verdict(found: dict[str, Any]) -> str:
 
 
 def _rewriting(net: dict[str, Any]) -> str:
-    """What was rewritten, or else what stands in the way; the most frequent first."""
+    """What was rewritten, or else what stands in the way, with how often."""
     told: dict[str, int] = collections.Counter()
     for what, n in (net["rewritten"] if net["is_ready"] else net["obstacles"]).items():
-        told[what.partition(" (")[0].split("; zeros")[0]] += n
-    listed = "; ".join(f"{n} times {what}" for what, n in told.items())
+        told[what.partition(";")[0]] += n
+    listed = "; ".join(f"{w} ({n})" if n > 1 else w for w, n in told.items())
     return f"{'ready' if net['is_ready'] else 'cannot'}: {listed}"
 
 
