@@ -105,6 +105,13 @@ def test_files_equal_keras(tmp_path, name):
     assert {size: tuple(sorted(n)) for size, n in found.items()} == KERNELS
     table = export.report_table([report])
     assert "float32" in table and path.name in table
+    if name == "openvino":
+        import openvino
+
+        compiled = openvino.Core().compile_model(str(path), "CPU")
+        precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        assert ("without a hint" in report.note) == (precision != "f32")
+        assert (f" {precision} " in report.note) == (precision != "f32")
 
 
 def test_what_differs_or_lost_a_zero_is_not_written(tmp_path, name, monkeypatch):
