@@ -218,6 +218,8 @@ def test_the_dense_twin_holds_the_same_kernels():
     assert runtimes.dense_twin(runtime_files.content()) is None
     with pytest.raises(ValueError, match="TFL3"):
         runtimes.dense_twin(b"no model at all")
+    with pytest.raises(ValueError, match=r"is damaged: .* no place in it"):
+        runtimes.dense_twin(runtime_files.killer())
 
 
 @pytest.mark.slow

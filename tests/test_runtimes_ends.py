@@ -122,13 +122,15 @@ run_guest(program, {{"folder": {str(tmp_path)!r}}}, 600)
 
 
 @pytest.mark.slow
-def test_what_a_guest_started_ends_with_it(tmp_path):
-    """As a browser does, though the guest itself is deaf to a gentle end."""
-    script = """
+@pytest.mark.parametrize("deaf", ["SIG_IGN", "SIG_DFL"])
+def test_what_a_guest_started_ends_with_it(tmp_path, deaf):
+    """As a browser does, though it is deaf to a gentle end, and the guest too."""
+    script = f"""
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen(["sleep", "600"])
-print(f'{{"file": 0, "note": "{child.pid}"}}', flush=True)
+signal.signal(signal.SIGTERM, signal.{deaf})
+print('{{"file": 0, "note": "%d"}}' % child.pid, flush=True)
 time.sleep(600)
 """
     program = Program((sys.executable, "-c", script), 3, dict(os.environ))

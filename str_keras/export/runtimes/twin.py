@@ -25,10 +25,11 @@ def dense_twin(content: bytes) -> bytes | None:
         content: The bytes of a .tflite file.
 
     Returns:
-        The twin's bytes; None if no kernel is sparse-encoded, or one is in blocks.
+        The twin's bytes; None if no kernel is sparse-encoded, or one is in blocks, or
+        of other numbers than float32, float16 and int8.
 
     Raises:
-        ValueError: if they are no TensorFlow Lite flatbuffer.
+        ValueError: if they are no TensorFlow Lite flatbuffer, or a damaged one.
     """
     graphs = read_graphs(content)
     found = False
@@ -37,7 +38,14 @@ def dense_twin(content: bytes) -> bytes | None:
         for operator in unpacking.values():
             source = graph.tensors[int(operator.inputs[0])]
             target = graph.tensors[int(operator.outputs[0])]
-            values = _expand(source, np.asarray(graph.data(int(operator.inputs[0]))))
+            try:
+                data = np.asarray(graph.data(int(operator.inputs[0])))
+                values = _expand(source, data)
+            except (IndexError, ValueError) as error:
+                raise ValueError(
+                    "the .tflite model is damaged: the values of a sparse kernel have "
+                    f"no place in it. Received: {error}"
+                ) from error
             if values is None:
                 return None
             buffer: Any = schema.BufferT()
@@ -57,13 +65,14 @@ def dense_twin(content: bytes) -> bytes | None:
 
 
 def _expand(tensor: Any, data: np.ndarray) -> np.ndarray | None:
-    """Values of a sparse-encoded tensor, its zeros among them; None of one in blocks.
+    """Values of a sparse-encoded tensor, its zeros among them; None of other kinds.
 
     Source: the format in TensorFlow Lite's schema.fbs (SparsityParameters): a tree, a
     level a dimension in traversal order, whose leaves are the stored values.
     """
     sparsity = tensor.sparsity
-    if sparsity.blockMap is not None and len(sparsity.blockMap):
+    in_blocks = sparsity.blockMap is not None and len(sparsity.blockMap)
+    if in_blocks or tensor.type not in _SIZES:
         return None
     values = data.view(_SIZES[tensor.type])
     coordinates: list[np.ndarray] = []
