@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 import runtime_files
@@ -73,6 +74,24 @@ def test_a_free_batch_has_no_profile_but_a_dense_twin(tmp_path):
         assert row.is_right and (row.work_ratio is not None) == against_dense
         told = "by its dense twin" if against_dense else "it takes fixed batches alone"
         assert told in row.evidence
+
+
+@pytest.mark.slow
+def test_pixels_are_verified_raw_or_normalized_as_the_file_takes_them(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = runtime_files.mobile_net()
+    raw, normalized = tmp_path / "raw.tflite", tmp_path / "normalized.tflite"
+    given = {"preprocessing": runtime_files.PREPROCESSING}
+    export.tflite(model, raw, uint8_input=True, **given)
+    export.tflite(model, normalized)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), "uint8")
+    for path in (raw, normalized):
+        only = {"runtimes": ["native"], "repeats": 0, "images": pixels}
+        report = export.verify_runtimes(path, model=model, **given, **only)
+        assert report.is_right and report.rows[0].difference < 1e-5
+        assert (report.samples, report.source) == (2, "images")
+    with pytest.raises(ValueError, match="takes raw pixels and the Keras model does"):
+        export.verify_runtimes(raw, model=model, runtimes=["native"])
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
