@@ -15,10 +15,11 @@ import tensorflow as tf
 
 from str_keras import export
 from str_keras.export import runtimes
-from str_keras.export.runtimes import command
+from str_keras.export.runtimes import Outcome, command
 from str_keras.export.runtimes.ends import End, read_ends
 from str_keras.export.runtimes.guest import run_guest
 from str_keras.export.runtimes.installed import Program
+from str_keras.export.runtimes.judging import Judge
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROW = tf.TensorSpec((1, 8), "float32")
@@ -106,6 +107,25 @@ def test_integers_that_the_input_does_not_hold_are_refused(dtype):
     for outside in (inside + 1, inside - 1):
         with pytest.raises(ValueError, match=f"takes {dtype}, which does not hold"):
             taken.quantize(outside)
+
+
+def test_floats_beyond_the_steps_of_an_input_are_its_last_ones():
+    taken = End("x", 0, (1, 3), "int8", 0.5, 4)
+    found = taken.quantize(np.array([[-1e3, 1.0, 1e3]], "float32"))
+    np.testing.assert_array_equal(found, [[-128, 6, 127]])
+
+
+def test_the_worst_of_several_outputs_counts():
+    """Whichever it is; and with nothing to compare with, nothing is right."""
+    right = {"a": np.eye(2, dtype="float32"), "b": np.eye(2, dtype="float32")}
+    for worse in right:
+        heads = right | {worse: right[worse][::-1]}
+        outcome = Outcome("arm64", pathlib.Path("x"), heads=heads)
+        content = runtime_files.content()
+        row = Judge(content, {}, right, None).row(outcome, None)
+        assert (row.difference, row.agreement) == (1, 0) and not row.is_right
+        row = Judge(content, {}, {}, None).row(outcome, None)
+        assert not row.is_right and "nothing to compare with" in row.trouble
 
 
 @pytest.mark.slow
