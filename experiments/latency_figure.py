@@ -105,7 +105,8 @@ def _ratios(axes: Any, results: Results) -> None:
         axis.set_major_locator(ticker.LogLocator(10, (1, 2, 3, 5)))
         axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         axis.set_minor_formatter(ticker.NullFormatter())
-    axes.legend(fontsize=8, loc="upper left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, loc="upper left")
 
 
 def _label_lines(axes: Any, mac_ratios: list[float], run: list[float]) -> None:
@@ -144,9 +145,8 @@ def _widths(axes: Any, results: Results) -> None:
         axes.annotate(
             f"width {alpha}",
             (x, 1000 * row["baseline_seconds"]["median"]),
-            xytext=(0, 7),
+            xytext=(8, -8),
             textcoords="offset points",
-            ha="center",
             fontsize=8,
             color=INK,
         )
@@ -156,6 +156,6 @@ def _widths(axes: Any, results: Results) -> None:
         title="Dense and narrow, or sparse and wide",
     )
     axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
-    axes.margins(y=0.15)
-    axes.legend(fontsize=8, loc="upper left")
+    axes.set_xlim(0, 1.3 * max([x for x, _ in found], default=1.0))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, loc="upper left")

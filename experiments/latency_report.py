@@ -151,7 +151,8 @@ def _milliseconds(row: dict[str, Any]) -> str:
 def _widths(results: Results) -> str:
     """Sparse wide nets against dense narrow ones of as many MACs."""
     columns = ["width", "MACs", "zeros of width 1", "bytes, narrow", "sparse"]
-    columns += ["narrow, ms", "sparse, ms", *(heading for heading, *_ in _RATIOS)]
+    shown = _measured(results, "widths")
+    columns += ["narrow, ms", "sparse, ms", *(heading for heading, *_ in shown)]
     rows = []
     for alpha in WIDTHS:
         narrow, sparse = f"width {alpha}", f"sparse, MACs of width {alpha}"
@@ -167,8 +168,14 @@ def _widths(results: Results) -> str:
             _milliseconds({"seconds": row.get("baseline_seconds")}),
             _milliseconds(row),
         ]
-        rows.append(cells + [_times(results, "widths", c, sparse) for c in _RATIOS])
+        rows.append(cells + [_times(results, "widths", c, sparse) for c in shown])
     return markdown.table(columns, rows)
+
+
+def _measured(results: Results, group: str) -> list[tuple[Any, ...]]:
+    """The ratios of which there is any of the group."""
+    names = results.names(group)
+    return [c for c in _RATIOS if any(results.ratio(group, c, n) for n in names)]
 
 
 def kernel_class(name: str) -> str:
@@ -232,7 +239,7 @@ def _compare(dense: dict[str, float], sparse: dict[str, float], part: str) -> li
 
 def _forms(results: Results) -> str:
     columns = ["90 % of zeros, and", "MACs run", "dense, ms", "sparse, ms"]
-    shown = [column for column in _RATIOS if column[1] != "x86_no_avx"]
+    shown = _measured(results, "forms")
     columns += [heading for heading, *_ in shown]
     rows = []
     for net in (form.name for form in FORMS):
