@@ -220,7 +220,7 @@ class Recorder:
             threads=(cell.threads,),
             repeats=FLAGS.repeats,
             emulated_repeats=FLAGS.emulated_repeats,
-            warmup=0 if cell.runtime in EMULATED else 5,
+            warmup=5,
             count=not profiled,
             profile=profiled,
             tolerance=TOLERANCE,
