@@ -55,7 +55,7 @@ def _milliseconds(twin: dict[str, Any]) -> str:
 
 _ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "weights that are not zero": lambda twin: f"{twin['nonzeros']:,}",
-    "zeros among them": lambda twin: f"{100 * twin['sparsity']:.1f} %",
+    "zeros": lambda twin: f"{100 * twin['sparsity']:.1f} %",
     "MACs with non-zeros": lambda twin: f"{twin['macs_of_nonzeros']:,}",
     "float32 .tflite, bytes": lambda twin: f"{twin['bytes']:,}",
     "to download, by the browser's gzip": lambda twin: f"{twin['gzip_bytes']:,}",
