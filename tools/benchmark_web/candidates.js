@@ -50,7 +50,11 @@ const prepare = async (files, threads) => {
     try {
       await file.compile(threads);
       outputs.set(file, (await file.run(file.tensor)).logits);
-      if (largest(outputs.get(file)) < NOTHING) {
+      const most = largest(outputs.get(file));
+      if (!Number.isFinite(most)) {
+        throw new Error(`${file.path} gives numbers that are not finite`);
+      }
+      if (most < NOTHING) {
         throw new Error(`${file.path} gives nothing but zeros`);
       }
     } catch (error) {
