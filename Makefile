@@ -13,17 +13,24 @@ DEVELOP := $(VENV)/.develop-$(LOCK)
 # PyTorch alone: the other side of the parity tests.
 TORCH_VENV := .venv-torch
 TORCH := $(TORCH_VENV)/.use-$(LOCK)
+# PQuantML, a rival of the experiments, with packages that nothing else needs.
+PQUANT_VENV := .venv-pquant
+PQUANT := $(PQUANT_VENV)/.use-$(shell cat requirements.lock requirements-pquant.lock \
+	| sha256sum | cut -c1-16)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint requirements.lock
 
-.PHONY: help quickstart demo test test-long test-device test-fast runtimes lint types lock clean
+.PHONY: help quickstart demo test test-long test-device test-fast runtimes pquant \
+	lint types lock clean
 
 help:
 	@echo "make quickstart  train dense and sparse twins on real images, report, export,"
 	@echo "                 verify; ends in a table (minutes on two CPU cores)"
 	@echo "make demo        a page with a dense net beside its sparse twin, in a browser"
 	@echo "make test        the test suite"
-	@echo "make test-long   what takes minutes: the core on JAX and PyTorch, tfmot's twin"
+	@echo "make test-long   what takes minutes: the core on JAX and PyTorch, tfmot's twin,"
+	@echo "                 PQuantML"
+	@echo "make pquant      the environment in which the experiments run PQuantML"
 	@echo "make test-device .tflite files on emulated CPUs and in Chromium (make runtimes)"
 	@echo "make test-fast   without the tests that train or start processes"
 	@echo "make lint types  ruff; pyright"
@@ -50,6 +57,16 @@ $(TORCH):
 		--constraint requirements.lock numpy torch
 	@touch $@
 
+$(PQUANT):
+	@echo "installing PQuantML into $(PQUANT_VENV) (once only)"
+	rm -rf $(PQUANT_VENV)
+	$(PYTHON) -m venv $(PQUANT_VENV)
+	$(PQUANT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint requirements.lock --requirement requirements-pquant.lock
+	@touch $@
+
+pquant: $(PQUANT)
+
 quickstart: $(USE)
 	$(BIN)/python -m experiments.quickstart --output=$(RUNS)
 
@@ -64,7 +81,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 test: $(DEVELOP) $(TORCH)
 	$(PYTEST) -m "not long and not device"
 
-test-long: $(DEVELOP)
+test-long: $(DEVELOP) $(PQUANT)
 	$(PYTEST) --dist load -m long
 
 # Emulators, an arm64 Python, a browser: into .runtimes or $STR_KERAS_RUNTIMES.
@@ -91,4 +108,5 @@ lock:
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v '@' > requirements.lock
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) .runtimes build dist *.egg-info .pytest_cache .ruff_cache runs
+	rm -rf $(VENV) $(TORCH_VENV) $(PQUANT_VENV) .runtimes build dist *.egg-info \
+		.pytest_cache .ruff_cache runs

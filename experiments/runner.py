@@ -8,10 +8,11 @@ import shlex
 import shutil
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from tqdm import tqdm
 
-from experiments import arrays, records, tfmot_twin, training
+from experiments import arrays, outside, pquant_twin, records, tfmot_twin, training
 from experiments.records import FINISHED, Row
 from experiments.suites import TFMOT_MASKED, Cell
 from str_keras import cli
@@ -155,8 +156,8 @@ class Runner:
         images = self._load(config.dataset, cell.limit)  # without it no cell can run
         other: Row = {}
         try:
-            if cell.by_tfmot:
-                outcome, other = self._run_tfmot(cell)
+            if cell.by_tfmot or cell.by_pquant:
+                outcome, other = self._run_outside(cell)
             else:
                 run = training.Run(
                     config,
@@ -179,23 +180,31 @@ class Runner:
             self._write(cell, outcome, other)
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _run_tfmot(self, cell: Cell) -> tuple[training.Outcome, Row]:
+    def _run_outside(self, cell: Cell) -> tuple[training.Outcome, Row]:
         """Trains in a process that cannot be stopped half-way; what, and where."""
         if not self._may_go_on(self.whole_run):
             raise training.OutOfTime(f"{cell.id} would take too long")
-        row, weights = tfmot_twin.train_with_tfmot(
-            cell.config,
-            data_dir=self.options.data_dir,
-            limit=cell.limit,
-            threads=self.options.threads,
-            mask_gradients=cell.variant == TFMOT_MASKED,
-        )
+        options = self.options
+        shared: dict[str, Any] = {
+            "data_dir": options.data_dir,
+            "limit": cell.limit,
+            "threads": options.threads,
+        }
+        if cell.by_tfmot:
+            masked = cell.variant == TFMOT_MASKED
+            row, weights = tfmot_twin.train_with_tfmot(
+                cell.config, mask_gradients=masked, **shared
+            )
+        else:
+            row, weights = pquant_twin.train_with_pquant(
+                cell.config, cell.variant, dict(cell.knobs), **shared
+            )
         where = {
             "backend": "tensorflow",
             "hardware": row["hardware"],
             "versions": records.join(row["versions"]),
         }
-        return tfmot_twin.to_outcome(cell.config, row, weights), where
+        return outside.to_outcome(cell.config, row, weights), where
 
     def _load(self, name: str, limit: int | None) -> arrays.ImageArrays:
         key = name, limit

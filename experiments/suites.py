@@ -15,7 +15,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments import pquant_recipes
 from experiments.arrays import NUM_CLASSES, SIDE, SOURCES
+from experiments.pquant_twin import METHODS as PQUANT
 from experiments.recipes import RECIPES, TRIED, carry_over
 from str_keras import building, config
 from str_keras.budget import summary
@@ -55,7 +57,9 @@ class Cell:
         depends_on: Id of the cell whose budget it takes, or "".
         source: Settings of that cell: another budget makes it another run.
         limit: Images of each split that are used; None for all.
-        variant: `TFMOT`, `TFMOT_MASKED` or `SPARED`, as its rows are called; else "".
+        variant: `TFMOT`, `TFMOT_MASKED`, `SPARED` or one of `PQUANT`, as its rows are
+            called; else "".
+        knobs: What leads a method of PQuantML, by name.
     """
 
     id: str
@@ -65,6 +69,7 @@ class Cell:
     source: str = ""
     limit: int | None = None
     variant: str = ""
+    knobs: tuple[tuple[str, Any], ...] = ()
 
     @property
     def method(self) -> str:
@@ -77,6 +82,11 @@ class Cell:
         return self.variant in (TFMOT, TFMOT_MASKED)
 
     @property
+    def by_pquant(self) -> bool:
+        """Whether PQuantML trains it."""
+        return self.variant in PQUANT
+
+    @property
     def settings(self) -> str:
         """What decides its result, as JSON: what the defaults do not say."""
         default = TrainConfig().to_dict()
@@ -87,6 +97,8 @@ class Cell:
             values["limit"] = self.limit
         if self.by_tfmot:
             values["by"] = self.variant
+        if self.by_pquant:
+            values |= {"by": self.variant, "knobs": dict(self.knobs)}
         return json.dumps(values, sort_keys=True)
 
 
@@ -186,6 +198,41 @@ class Grid:
         name = self.name(SPARED, level, seed)
         return dataclasses.replace(cell, id=name, config=recipe, variant=SPARED)
 
+    def pquant_cell(
+        self, method: str, level: float | None, seed: int, knobs: pquant_recipes.Knobs
+    ) -> Cell:
+        """A run of PQuantML; what it trains is a dense net to us."""
+        cell = self.cell("dense", None, seed)
+        ending = method if level else f"{method}-{pquant_recipes.words(knobs)}"
+        return dataclasses.replace(
+            cell,
+            id=self.name(ending, level, seed),
+            level=level,
+            variant=method,
+            knobs=tuple(knobs.items()),
+        )
+
+    def pquant_cells(self, level: float) -> list[Cell]:
+        """PQuantML's runs of a level, on the data set that they are calibrated on."""
+        if SUITES[self.calibrated][0].dataset != self.dataset:
+            return []
+        recipes = pquant_recipes.RECIPES.get(self.calibrated, {})
+        return [
+            self.pquant_cell(method, level, seed, levels[level])
+            for method, levels in recipes.items()
+            if level in levels
+            for seed in SEEDS
+        ]
+
+    def pquant_calibration(self) -> list[Cell]:
+        """PQuantML's methods with many knobs, with one seed."""
+        tried = pquant_recipes.TRIED[self.calibrated]
+        return [
+            self.pquant_cell(method, None, 0, knobs)
+            for method, trials in tried.items()
+            for knobs in trials
+        ]
+
     @functools.cached_property
     def prunable_share(self) -> float:
         """Share of the weights that is not in the first or in depthwise kernels."""
@@ -206,6 +253,7 @@ class Grid:
             if level in TFMOT_LEVELS:
                 for variant in (TFMOT, TFMOT_MASKED):
                     cells += [self.tfmot_cell(level, seed, variant) for seed in SEEDS]
+            cells += self.pquant_cells(level)
         last = [("erk_rigl_static", level, seed) for level in LEVELS for seed in SEEDS]
         return cells + [self.cell(*key) for key in last]
 
@@ -243,6 +291,7 @@ SUITES: dict[str, tuple[Grid, Callable[[Grid], list[Cell]]]] = {
     "calibrate_mobilenet": (_GRIDS[_FASHION], Grid.calibration),
     "calibrate_resnet": (_GRIDS[_FASHION_RESNET], Grid.calibration),
     "calibrate_cifar": (_GRIDS[_CIFAR], Grid.calibration),
+    "calibrate_pquant": (_GRIDS[_FASHION], Grid.pquant_calibration),
 }
 NAMES = (*SUITES, *_PAPER)
 

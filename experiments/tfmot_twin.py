@@ -31,27 +31,23 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 if __name__ == "__main__":
     os.environ["STR_KERAS_PROGRAM"] = "1"  # a start without TensorFlow's log
+from experiments import outside
 from str_keras import cli, files
 from str_keras.config import TrainConfig, find, from_dict, read
-
-if TYPE_CHECKING:
-    from experiments.training import Outcome
 
 FLAGS = flags.FLAGS
 METHODS = ("gmp", "budget_gmp")
 """What is checked."""
-_CHECKOUT = pathlib.Path(__file__).parents[1]
 _COMPARED = 64  # images whose first logits are
 _PACKAGES = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "numpy")
 
@@ -128,55 +124,8 @@ def train_with_tfmot(
         if initial is not None:
             np.savez(folder / "initial.npz", *initial)
             command += [f"--initial={folder / 'initial.npz'}"]
-        _start(command, threads)
-        return json.loads(output.read_text()), _read_weights(final)
-
-
-def _start(command: list[str], threads: int | None) -> None:
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    if threads is not None:
-        for kind in ("INTRAOP", "INTEROP"):
-            environment[f"TF_NUM_{kind}_THREADS"] = str(threads)
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=_CHECKOUT
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        # TensorFlow may log after our own line, which ends a failure that has one.
-        own = [line for line in lines if line.startswith("error: ")]
-        raise RuntimeError(f"Training with tfmot failed: {(own or lines)[-1]}")
-
-
-def to_outcome(
-    config: TrainConfig, row: dict[str, Any], weights: list[np.ndarray]
-) -> Outcome:
-    """What `train_with_tfmot` returned, as the runner writes it to its tables.
-
-    Args:
-        config: What was trained.
-        row: Its row.
-        weights: Its final weights.
-    """
-    from experiments import small_nets
-    from experiments.arrays import NUM_CLASSES, SIDE
-    from experiments.training import Outcome
-    from str_keras import building
-    from str_keras.budget import summary
-
-    small_nets.register()
-    channels = weights[0].shape[2]
-    config = building.resolve(config, SIDE, 1)
-    model = building.create_dense(config, (SIDE, SIDE, channels), NUM_CLASSES)
-    model.set_weights(weights)
-    return Outcome(
-        config=config,
-        accuracy=row["accuracy"],
-        summary=summary(model),
-        history=[],
-        seconds=round(sum(row["seconds"]), 1),
-        images_per_second=row["images_per_second"],
-        slowest_epoch=max(row["seconds"]),
-    )
+        outside.start("tfmot", command, threads)
+        return json.loads(output.read_text()), outside.read_weights(final)
 
 
 def _check(config: TrainConfig) -> None:
@@ -185,11 +134,6 @@ def _check(config: TrainConfig) -> None:
             f"tfmot's check is of --method={' and '.join(METHODS)}. "
             f"Received: method={config.method!r}"
         )
-
-
-def _read_weights(path: str | os.PathLike[str]) -> list[np.ndarray]:
-    with np.load(path) as archive:
-        return [archive[name] for name in archive.files]
 
 
 def _run(
@@ -266,7 +210,7 @@ def main() -> None:
     images = arrays.load(config.dataset, FLAGS.data_dir or config.data_dir or None)
     if FLAGS.limit is not None:
         images = images.limit(FLAGS.limit)
-    initial = _read_weights(FLAGS.initial) if FLAGS.initial else None
+    initial = outside.read_weights(FLAGS.initial) if FLAGS.initial else None
     row, weights = _run(config, images, initial, FLAGS.mask_gradients)
     if FLAGS.weights:
         with files.written_aside(FLAGS.weights) as aside:

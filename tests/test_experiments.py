@@ -214,7 +214,8 @@ def test_lambda_of_the_papers_recipe():
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_suites_are_complete_grids_in_order(name):
-    cells = suites.create(name)
+    # PQuantML's runs, where they are calibrated, are of test_pquant_twin.
+    cells = [cell for cell in suites.create(name) if not cell.by_pquant]
     ids = [cell.id for cell in cells]
     spared = 6 * ("mobilenet" in name)
     assert len(ids) == len(set(ids)) == 3 + 8 * 5 * 3 + 2 * 2 * 3 + spared
@@ -236,7 +237,7 @@ def test_suites_are_complete_grids_in_order(name):
 @pytest.mark.parametrize("name", ["fashion_mobilenet", "cifar_mobilenet"])
 def test_what_spares_depthwise_kernels_has_the_sparsity_all_the_same(name):
     for cell in suites.create(name):
-        if cell.variant and cell.config.seed == 0:
+        if cell.config.method == "gmp" and cell.variant and cell.config.seed == 0:
             recipe = dataclasses.replace(cell.config, stem="small")
             channels = len(arrays.SOURCES[recipe.dataset].mean)
             model = building.create(recipe, (32, 32, channels), 10, 39)

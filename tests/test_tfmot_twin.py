@@ -10,7 +10,7 @@ import programs
 import pytest
 
 import str_keras as stk
-from experiments import arrays, tfmot_twin
+from experiments import arrays, outside, tfmot_twin
 from str_keras import building
 from str_keras.config import from_dict
 
@@ -84,7 +84,7 @@ def test_a_short_training_goes_the_same_way():
 
 def check_row(row, config, weights, images):
     """What the process says of its net is so by our own measures."""
-    outcome = tfmot_twin.to_outcome(config, row, weights)
+    outcome = outside.to_outcome(config, row, weights)
     rows = outcome.summary.rows
     assert row["nonzeros"] == {r.path: r.nonzeros for r in rows}
     assert row["params"] == {r.path: r.params for r in rows}
