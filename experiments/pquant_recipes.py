@@ -13,23 +13,26 @@ Knobs = Mapping[str, Any]
 RECIPES: dict[str, dict[str, dict[float, Knobs]]] = {"fashion_mobilenet": {}}
 """Knobs by suite, method and level; `pquant_twin` says what a knob is."""
 
+_TUNED = {"fine_tuning": 0.33}
+_FILTERS = {"threshold_type": "channelwise"}
 TRIED: dict[str, dict[str, Sequence[Knobs]]] = {
     "fashion_mobilenet": {
         "pquant_autosparse": (
-            {},
-            {"decay": 0.01},
+            *({"decay": decay} for decay in (0.003, 0.006, 0.013, 0.016, 0.01)),
+            {"decay": 0.01, "threshold_type": "layerwise"},
             {"decay": 0.01, "fine_tuning": 0.25},
-            {"threshold_init": -3.5},
+            {},
         ),
         "pquant_dst": (
+            *({**_FILTERS, "alpha": a} for a in (0.0012, 0.0025, 0.006, 0.012, 0.0005)),
+            {"alpha": 0.0025},
             {"alpha": 0.0005},
-            {"alpha": 0.0005, "threshold_type": "channelwise"},
-            {"alpha": 0.005},
         ),
         "pquant_cs": (
-            {"fine_tuning": 0.33},
-            {"fine_tuning": 0.33, "threshold_init": -0.1},
-            {"fine_tuning": 0.33, "threshold_decay": 1e-5},
+            *({**_TUNED, "threshold_decay": d} for d in (3e-6, 2e-5, 5e-5, 1e-4, 1e-5)),
+            {"fine_tuning": 0.5, "threshold_decay": 1e-5},
+            {**_TUNED, "threshold_init": -0.1},
+            _TUNED,
         ),
     },
 }
