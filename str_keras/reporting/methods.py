@@ -60,6 +60,18 @@ METHODS = {
         ":",
         True,
     ),
+    "pquant_autosparse": Method(
+        "AutoSparse of PQuantML", "AutoSparse by PQuantML", "#4B2991", "<", ":"
+    ),
+    "pquant_dst": Method("DST of PQuantML", "DST by PQuantML", "#8E44AD", ">", ":"),
+    "pquant_cs": Method(
+        "CS of PQuantML",
+        "continuous sparsification by PQuantML",
+        "#B39DDB",
+        "d",
+        ":",
+        True,
+    ),
     "dnw": Method("DNW", "DNW (largest weights, gradient to all)", "#009E73", "^"),
     "uniform_oneshot": Method(
         "uniform, one shot", "pruned once, every layer alike", "#CC79A7", "v", "-."
