@@ -138,25 +138,35 @@ def _why_no_smaller(
 ) -> str:
     """Compares what a kernel of 90 % zeros takes of a file with them and without.
 
-    Without them it is rows along the input channels (of a depthwise kernel along all
-    channels): values and their places, in integers as narrow as fits, and where each
-    row begins. Source: the converter's encoding in LiteRT,
-    tflite/converter/transforms/dense_to_sparse_pass.cc.
+    Without them it is rows: values and their places, in integers as narrow as fits, and
+    where each row begins.
     """
-    number = math.prod(shape)
-    filters = {axis % len(shape) for axis in filter_axes}
-    inputs = [n for axis, n in enumerate(shape) if axis not in filters]
-    depthwise = layers.DepthwiseConv1D | layers.DepthwiseConv2D
-    if isinstance(layer, depthwise) or name == "depthwise_kernel":
-        row = math.prod(shape[axis] for axis in filters)
-    elif isinstance(layer, layers.EinsumDense):
-        row = math.prod(inputs)
-    else:
-        row = inputs[-1]
+    number, row = math.prod(shape), row_length(layer, name, shape, filter_axes)
     kept = math.ceil((1 - _ZEROS) * number)
     sparse = kept * (_VALUE_BYTES + _integer_bytes(row - 1)) + _STRUCTURE_BYTES
     sparse += (number // row + 1) * _integer_bytes(kept)
     return "" if sparse < number * _VALUE_BYTES else "its zeros would save no bytes"
+
+
+def row_length(
+    layer: keras.Layer, name: str, shape: Sequence[int], filter_axes: Sequence[int]
+) -> int:
+    """Weights in a row of a kernel in a .tflite file, whose last dimension is sparse.
+
+    Rows lie along the input channels, of a depthwise kernel along all channels.
+
+    Args:
+        layer, name, shape, filter_axes: As of `why_dense`.
+
+    Source: the converter's encoding in LiteRT,
+    tflite/converter/transforms/dense_to_sparse_pass.cc.
+    """
+    filters = {axis % len(shape) for axis in filter_axes}
+    inputs = [n for axis, n in enumerate(shape) if axis not in filters]
+    depthwise = layers.DepthwiseConv1D | layers.DepthwiseConv2D
+    if isinstance(layer, depthwise) or name == "depthwise_kernel":
+        return math.prod(shape[axis] for axis in filters)
+    return math.prod(inputs) if isinstance(layer, layers.EinsumDense) else inputs[-1]
 
 
 def _integer_bytes(largest: int) -> int:

@@ -46,6 +46,8 @@ CORE = {
             "budget",
             "budget.allocation",
             "budget.counting",
+            "budget.file_graph",
+            "budget.file_size",
             "budget.published",
             "budget.rates",
             "budget.reading",

@@ -7,6 +7,7 @@ from str_keras.budget.counting import (
     overall_sparsity,
     summary,
 )
+from str_keras.budget.file_size import FileSize, estimate_bytes
 from str_keras.budget.published import published
 from str_keras.budget.rates import Budget, num_kept
 from str_keras.budget.table import COLUMNS, KernelRow, Summary, Total
@@ -16,11 +17,13 @@ read = Budget.read
 __all__ = [
     "COLUMNS",
     "Budget",
+    "FileSize",
     "KernelRow",
     "KernelSparsity",
     "Summary",
     "Total",
     "erk",
+    "estimate_bytes",
     "measure_sparsity",
     "num_kept",
     "overall_sparsity",
