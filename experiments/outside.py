@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from experiments.training import Outcome
 
 CHECKOUT = pathlib.Path(__file__).parents[1]
+NOT_FINITE = "The loss is not finite"
+"""How the error of a training that diverged begins."""
 
 
 def start(
@@ -33,8 +35,11 @@ def start(
         variables: More of the environment.
 
     Raises:
-        RuntimeError: if it fails, with its error or last line.
+        training.Diverged: if its loss is not finite.
+        RuntimeError: if it fails otherwise, with its error or last line.
     """
+    from experiments.training import Diverged
+
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", **(variables or {})}
     if threads is not None:
         for kind in ("INTRAOP", "INTEROP"):
@@ -46,7 +51,10 @@ def start(
         lines = done.stderr.strip().splitlines() or ["no message"]
         # TensorFlow may log after our own line, which ends a failure that has one.
         own = [line for line in lines if line.startswith("error: ")]
-        raise RuntimeError(f"Training with {library} failed: {(own or lines)[-1]}")
+        line = (own or lines)[-1]
+        if NOT_FINITE in line:
+            raise Diverged(f"{library}: {line.removeprefix('error: ')}")
+        raise RuntimeError(f"Training with {library} failed: {line}")
 
 
 def read_weights(path: str | os.PathLike[str]) -> list[np.ndarray]:

@@ -17,23 +17,17 @@ _TUNED = {"fine_tuning": 0.33}
 _FILTERS = {"threshold_type": "channelwise"}
 TRIED: dict[str, dict[str, Sequence[Knobs]]] = {
     "fashion_mobilenet": {
-        "pquant_autosparse": (
-            *({"decay": decay} for decay in (0.003, 0.006, 0.013, 0.016, 0.01)),
-            {"decay": 0.01, "threshold_type": "layerwise"},
-            {"decay": 0.01, "fine_tuning": 0.25},
-            {},
-        ),
-        "pquant_dst": (
-            *({**_FILTERS, "alpha": a} for a in (0.0012, 0.0025, 0.006, 0.012, 0.0005)),
-            {"alpha": 0.0025},
-            {"alpha": 0.0005},
-        ),
-        "pquant_cs": (
-            *({**_TUNED, "threshold_decay": d} for d in (3e-6, 2e-5, 5e-5, 1e-4, 1e-5)),
-            {"fine_tuning": 0.5, "threshold_decay": 1e-5},
-            {**_TUNED, "threshold_init": -0.1},
-            _TUNED,
-        ),
+        "pquant_autosparse": [
+            {"decay": decay} for decay in (0.003, 0.0045, 0.006, 0.01, 0.013, 0.016)
+        ],
+        "pquant_dst": [
+            *({**_FILTERS, "alpha": alpha} for alpha in (0.0012, 0.0018, 0.0025)),
+            *({"alpha": alpha} for alpha in (0.0025, 0.005, 0.01)),
+        ],
+        "pquant_cs": [
+            {**_TUNED, "threshold_decay": decay}
+            for decay in (3e-6, 1e-5, 2e-5, 5e-5, 1e-4)
+        ],
     },
 }
 """Knobs that the calibration runs."""

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pquant  # pyright: ignore[reportMissingImports]  # not in this environment
 
+from experiments import outside
 from experiments.arrays import Batches, ImageArrays
 from str_keras import building, optimizers
 from str_keras.config import TrainConfig
@@ -88,36 +89,52 @@ def pruned_layers(model: Any) -> list[Any]:
     return [layer for layer in model.layers if hasattr(layer, "pruning_layer")]
 
 
-def _dense_layers(model: Any) -> list[Any]:
-    return [layer for layer in model.layers if hasattr(layer, "kernel")]
+def _dense_layers(plain: Any) -> list[Any]:
+    return [layer for layer in plain.layers if hasattr(layer, "kernel")]
 
 
 def wrap(plain: Any, made: Any) -> Any:
-    """PQuantML's net of a Keras net, which shares its batch norm, with equal weights.
+    """A copy of a Keras net with PQuantML's layers, of the same names and weights.
+
+    PQuantML converts each layer that has a kernel on its own and Keras joins them:
+    given the net it would call layer after layer, and there it has no shortcuts.
 
     Args:
-        plain: A chain of layers: PQuantML calls each with what the one before gave.
+        plain: A functional Keras net.
         made: What `configure` gave.
-
-    Raises:
-        ValueError: if the net is no chain.
     """
-    inputs = [layer.input for layer in plain.layers]
-    if any(isinstance(found, list) and len(found) > 1 for found in inputs):
-        raise ValueError(
-            "PQuantML calls layers one after the other and cannot take shortcuts. "
-            f"Received: model={plain.name!r}"
-        )
-    model = pquant.add_compression_layers(plain, made, plain.input_shape)
-    # It does not copy depthwise kernels, but draws them anew.
-    copy_kernels(plain, model)
+
+    def convert(layer: Any) -> Any:
+        copied = layer.__class__.from_config(layer.get_config())
+        if not hasattr(layer, "kernel"):
+            return copied
+        image = keras.Input(layer.input.shape[1:])
+        alone = keras.Model(image, copied(image))
+        new = pquant.add_compression_layers(alone, made, alone.input_shape).layers[-1]
+        new.name = layer.name
+        return new
+
+    model = keras.models.clone_model(plain, clone_function=convert)
+    copy_weights(plain, model)
     return model
 
 
-def copy_kernels(plain: Any, model: Any) -> None:
-    """From the Keras net to PQuantML's."""
-    for old, new in zip(_dense_layers(plain), pruned_layers(model), strict=True):
-        new._kernel.assign(old.kernel)
+def copy_weights(plain: Any, model: Any) -> None:
+    """From the Keras net to PQuantML's, which draws depthwise kernels anew."""
+    for layer in plain.layers:
+        if hasattr(layer, "kernel"):
+            model.get_layer(layer.name)._kernel.assign(layer.kernel)
+        elif layer.weights:
+            model.get_layer(layer.name).set_weights(layer.get_weights())
+
+
+def copy_back(model: Any, plain: Any) -> None:
+    """From PQuantML's net to the Keras net: kernels as they are stored."""
+    for layer in plain.layers:
+        if hasattr(layer, "kernel"):
+            layer.kernel.assign(model.get_layer(layer.name)._kernel)
+        elif layer.weights:
+            layer.set_weights(model.get_layer(layer.name).get_weights())
 
 
 def first_difference(plain: Any, model: Any, images: np.ndarray) -> float:
@@ -131,9 +148,9 @@ def first_difference(plain: Any, model: Any, images: np.ndarray) -> float:
     before, worst = plain.get_weights(), 0.0
     for training in (False, True):
         wanted = np.asarray(plain(images, training=training))
-        plain.set_weights(before)
         found = np.asarray(model(images, training=training))
-        plain.set_weights(before)  # batch norm is the same object in both
+        plain.set_weights(before)
+        copy_weights(plain, model)
         worst = max(worst, float(np.abs(found - wanted).max() / np.abs(wanted).max()))
     return worst
 
@@ -186,7 +203,7 @@ def fit(model: Any, made: Any, config: TrainConfig, images: ImageArrays) -> list
         batches = images.train(config.seed, number, config.batch_size)
         found = model.fit(batches, shuffle=False, verbose=0)
         if not np.isfinite(found.history["loss"][-1]):
-            raise ValueError(f"The loss is not finite. Received: epoch={number}")
+            raise ValueError(f"{outside.NOT_FINITE}. Received: epoch={number}")
         seconds.append(round(time.perf_counter() - started, 3))
 
     pquant.train_model(model, made, train, lambda model, epoch: None)
@@ -207,8 +224,7 @@ def finish(plain: Any, model: Any, made: Any) -> None:
         for layer in pruned_layers(model):
             layer.pruning_layer.is_finetuning.assign(layer.pruning_method == "cs")
     pquant.apply_final_compression(model)
-    for old, new in zip(_dense_layers(plain), pruned_layers(model), strict=True):
-        old.kernel.assign(new._kernel)
+    copy_back(model, plain)
 
 
 def measure(plain: Any, batches: Batches) -> dict[str, Any]:

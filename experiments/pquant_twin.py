@@ -5,7 +5,7 @@
 
 A program of its own, in an environment of its own (`make pquant`): PQuantML brings
 packages that nothing else here needs. `train_with_pquant` starts it. PQuantML is of
-Keras 3, so it wraps our very net (`add_compression_layers`), with the same initial
+Keras 3, so it converts our very net (`add_compression_layers`), with the same initial
 weights; data, order, learning rates, decay, smoothing and the rule of SGD are ours,
 the loop over the epochs is its `train_model`. Quantization is off. All kernels are
 pruned, as by our own methods; the final ones are counted in the plain net.
@@ -116,8 +116,9 @@ def train_with_pquant(
 
     Raises:
         ValueError: if the configuration is not of that kind.
+        training.Diverged: if the loss is not finite.
         RuntimeError: if its environment is not there, or the program fails, with its
-            last line: no such knob, a net with shortcuts, a loss that is not finite.
+            last line: no such knob, say.
     """
     _check(config, method)
     with tempfile.TemporaryDirectory() as name:

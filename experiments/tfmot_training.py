@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-from experiments import tfmot_nets
+from experiments import outside, tfmot_nets
 from experiments.arrays import Batches, ImageArrays
 from str_keras.config import TrainConfig
 
@@ -223,7 +223,7 @@ def fit(pruned: Any, plan: Plan, images: ImageArrays) -> list[float]:
         batches = _Sequence(images.train(config.seed, epoch, config.batch_size))
         found = pruned.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
         if not np.isfinite(found.history["loss"][-1]):
-            raise ValueError(f"The loss is not finite. Received: {epoch=}")
+            raise ValueError(f"{outside.NOT_FINITE}. Received: {epoch=}")
         seconds.append(round(time.perf_counter() - started, 3))
     return seconds
 

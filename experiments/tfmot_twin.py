@@ -104,8 +104,9 @@ def train_with_tfmot(
 
     Raises:
         ValueError: if the configuration is not of that kind.
+        training.Diverged: if the loss is not finite.
         RuntimeError: if the program fails, with its last line: tfmot or TensorFlow is
-            not installed, there is no such net, or the loss is not finite.
+            not installed, or there is no such net.
     """
     _check(config)
     with tempfile.TemporaryDirectory() as name:
