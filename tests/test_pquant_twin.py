@@ -167,7 +167,8 @@ def test_before_it_prunes_a_step_is_that_of_the_dense_net(architecture, methods)
 
 @pytest.mark.long
 def test_a_loss_that_is_not_finite_is_told_apart():
-    values = from_dict({**VALUES, "lr": 1e30})
+    small_nets.register()
+    values = from_dict({**VALUES, "architecture": "resnet10", "lr": 1e30})
     with pytest.raises(training.Diverged, match=r"PQuantML: The loss is not finite"):
         pquant_twin.train_with_pquant(values, "pquant_autosparse", {}, limit=IMAGES)
 
