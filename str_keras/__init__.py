@@ -24,6 +24,7 @@ from str_keras.layers import SoftThreshold
 from str_keras.model import SparseModel, sparsify
 from str_keras.pruning import PrunedModel, PruningRamp, prune
 from str_keras.ready import make_sparse_ready, sparse_ready_report
+from str_keras.recalibration import recalibrate
 from str_keras.stripping import copy_weights, strip
 from str_keras.thresholds import register_g, soft_threshold
 
@@ -51,6 +52,7 @@ __all__ = [
     "models",
     "optimizers",
     "prune",
+    "recalibrate",
     "register_g",
     "schedules",
     "shrink",
