@@ -21,12 +21,16 @@ from str_keras.channels import shrink, sparsify_channels
 from str_keras.folding import fold_rank
 from str_keras.forecasting import forecast
 from str_keras.layers import SoftThreshold
-from str_keras.model import SparseModel, sparsify
-from str_keras.pruning import PrunedModel, PruningRamp, prune
+from str_keras.operators import register_backward, register_operator, soft_threshold
+from str_keras.pruning import PrunedModel, prune
 from str_keras.ready import make_sparse_ready, sparse_ready_report
 from str_keras.recalibration import recalibrate
+from str_keras.sources import LeveledModel, SparseModel
+from str_keras.sparsifying import sparsify
+from str_keras.steering import SparsityRamp
 from str_keras.stripping import copy_weights, strip
-from str_keras.thresholds import register_g, soft_threshold
+from str_keras.targets import Target
+from str_keras.thresholds import register_g
 
 if TYPE_CHECKING:
     from str_keras import data, export, models, torch_checkpoints
@@ -36,10 +40,12 @@ __version__ = "0.1.0"
 _LAZY = ("data", "export", "models", "torch_checkpoints")
 
 __all__ = [
+    "LeveledModel",
     "PrunedModel",
-    "PruningRamp",
     "SoftThreshold",
     "SparseModel",
+    "SparsityRamp",
+    "Target",
     "budget",
     "channels",
     "copy_weights",
@@ -53,7 +59,9 @@ __all__ = [
     "optimizers",
     "prune",
     "recalibrate",
+    "register_backward",
     "register_g",
+    "register_operator",
     "schedules",
     "shrink",
     "soft_threshold",

@@ -11,9 +11,10 @@ import keras
 from str_keras import budget, models, optimizers, schedules
 from str_keras.config import TrainConfig
 from str_keras.forecasting import suggest_s_init
-from str_keras.model import sparsify
-from str_keras.pruning import PruningRamp, keep_random, prune
+from str_keras.pruning import keep_random, prune
 from str_keras.selection import Skip
+from str_keras.sparsifying import sparsify
+from str_keras.steering import SparsityRamp
 from str_keras.thresholds import get_g
 
 SMALL_IMAGE = 64
@@ -152,7 +153,7 @@ def create(
     return model
 
 
-def create_ramp(config: TrainConfig, steps: int) -> PruningRamp | None:
+def create_ramp(config: TrainConfig, steps: int) -> SparsityRamp | None:
     """The callback that raises the rates, for the methods that do not start with them.
 
     Args:
@@ -163,7 +164,7 @@ def create_ramp(config: TrainConfig, steps: int) -> PruningRamp | None:
     frequency = max(1, total // RAMP_CHANGES)
     begin, end = (round(s * total) for s in (config.prune_begin, config.prune_end))
     if config.method in ("gmp", "budget_gmp"):
-        return PruningRamp(begin, end, frequency)
+        return SparsityRamp(begin, end, frequency)
     if config.method == "uniform_oneshot":
-        return PruningRamp((begin + end) // 2, (begin + end) // 2)
+        return SparsityRamp((begin + end) // 2, (begin + end) // 2)
     return None

@@ -10,6 +10,14 @@ import keras
 
 from str_keras.internals import adopt_signature, full_precision
 from str_keras.logits import add_logit, check_s_init
+from str_keras.operators import (
+    Backward,
+    Operator,
+    Share,
+    apply_threshold,
+    get_backward,
+    get_operator,
+)
 from str_keras.recurrent import FastGRNN, FastGRNNCell
 from str_keras.selection import Kernel, find_kernels, kernel_axes
 from str_keras.substitution import Substitution
@@ -19,7 +27,6 @@ from str_keras.thresholds import (
     ThresholdFunction,
     get_g,
     ops,
-    soft_threshold,
 )
 
 GRANULARITIES = ("layer", "filter", "weight")
@@ -49,6 +56,25 @@ def logit_shape(kernel: Kernel, granularity: str) -> tuple[int, ...]:
     )
 
 
+def check_learns(operator: str | Operator) -> Operator:
+    """Returns the operator of a name, if thresholds can be learned through it.
+
+    Raises:
+        ValueError: if it is unknown, or gives thresholds no gradient.
+    """
+    found = get_operator(operator)
+    if found.threshold_slope is None:
+        raise ValueError(
+            'This operator gives thresholds no gradient: learn them with "soft", or '
+            'set them by `threshold="quantile(global)"` of `stk.sparsify`. '
+            f"Received: operator={found.name!r}"
+        )
+    return found
+
+
+SOFT = get_operator("soft")
+
+
 @dataclass(frozen=True)
 class ThresholdedKernel:
     """A kernel with its logit: what a layer reads instead of its raw kernel.
@@ -57,29 +83,56 @@ class ThresholdedKernel:
         kernel: The raw kernel and its layer.
         logit: s, of a shape that broadcasts to the kernel's.
         g: Map from logit to threshold.
+        operator: What the threshold does to the kernel.
+        share: What pruned weights get of the gradient: a number, or a variable.
+        offset: Variable of what is added to s, one value a kernel, and the place of
+            this kernel in it; None: nothing is.
     """
 
     kernel: Kernel
     logit: keras.Variable
     g: ThresholdFunction
+    operator: Operator = SOFT
+    share: float | keras.Variable = 0.0
+    offset: tuple[keras.Variable, int] | None = None
     counted: ClassVar[bool] = True
     """Whether its zeros count as sparsity, and not as another kernel's."""
 
     def threshold(self) -> Tensor:
         """g(s), of the logit's shape and dtype, in units of the kernel."""
         with full_precision():
-            return self.g(ops.convert_to_tensor(self.logit.value))
+            logit = ops.convert_to_tensor(self.logit.value)
+            if self.offset is not None:
+                offsets, index = self.offset
+                offset = ops.convert_to_tensor(offsets.value)[index]
+                logit = logit + ops.cast(offset, logit.dtype)
+            return self.g(logit)
 
     def sparse(self) -> Tensor:
-        """`soft_threshold(w, g(s))`, of the kernel's shape and dtype.
+        """The operator's kernel at g(s), of the kernel's shape and dtype.
 
         Computed in the logit's dtype: a 16-bit kernel is cast up and back.
         """
         with full_precision():
             raw = ops.convert_to_tensor(self.kernel.variable.value)
             threshold = self.threshold()
-            sparse = soft_threshold(ops.cast(raw, threshold.dtype), threshold)
+            raised = ops.cast(raw, threshold.dtype)
+            share = read_share(self.share)
+            sparse = apply_threshold(raised, threshold, self.operator, share)
             return ops.cast(sparse, raw.dtype)
+
+
+def raise_precision(kernel: Tensor) -> Tensor:
+    """A kernel as float32, or as it is in float64."""
+    wide = keras.backend.standardize_dtype(kernel.dtype) == "float64"
+    return kernel if wide else ops.cast(kernel, "float32")
+
+
+def read_share(share: float | keras.Variable) -> Share:
+    """The share of a backward rule: a number as it is, a variable's present value."""
+    if isinstance(share, float | int):
+        return share
+    return ops.convert_to_tensor(share.value)
 
 
 def call_substituted(
@@ -104,8 +157,9 @@ class SoftThreshold(keras.layers.Wrapper):
     """Wraps a layer so that it works with its soft-thresholded kernels.
 
     `sign(w) relu(|w| - g(s))` with one trainable logit s per kernel (Kusupati et al.
-    2020, section 3). The raw kernel stays the wrapped layer's own weight; regularizers
-    and constraints act on that raw kernel. `strip` gives the plain layer back.
+    2020, section 3), unless another `operator` is named. The raw kernel stays the
+    wrapped layer's own weight; regularizers and constraints act on that raw kernel.
+    `strip` gives the plain layer back.
 
     What lowers s is the L2 decay of `str_keras.optimizers`: Keras' own `weight_decay`
     is decoupled from the gradient and leaves the layer dense.
@@ -124,6 +178,11 @@ class SoftThreshold(keras.layers.Wrapper):
         kernels: Names of the variables to be thresholded, for a layer of another
             type, such as `["kernel"]` of MultiHeadAttention, or to choose among the
             known ones.
+        operator: What the threshold does to the kernel: "soft", or another of
+            `stk.register_operator` that gives thresholds a gradient.
+        backward: What pruned weights get of the gradient: "masked" (none, the paper),
+            "straight_through", "scaled(0.5)"; a rule that changes along the training
+            is for whole models, see `stk.sparsify`.
 
     Call arguments:
         Those of the wrapped layer.
@@ -136,7 +195,8 @@ class SoftThreshold(keras.layers.Wrapper):
     Raises:
         TypeError: if the layer's type is unknown and `kernels` is not given.
         ValueError: for another granularity, a non-finite `s_init`, an unknown `g`,
-            or a layer that already is a SoftThreshold.
+            an operator that learns no thresholds, or a layer that already is a
+            SoftThreshold.
     """
 
     def __init__(
@@ -146,6 +206,8 @@ class SoftThreshold(keras.layers.Wrapper):
         g: Any = "sigmoid",
         granularity: str = "layer",
         kernels: Sequence[str] | None = None,
+        operator: str | Operator = "soft",
+        backward: str | Backward = "masked",
         **kwargs: Any,
     ):
         if isinstance(layer, SoftThreshold):
@@ -169,6 +231,13 @@ class SoftThreshold(keras.layers.Wrapper):
         self.s_init = check_s_init(s_init, self.g)
         self.granularity = granularity
         self.kernel_names = None if kernels is None else list(kernels)
+        self.operator = check_learns(operator)
+        self.backward = get_backward(backward)
+        if self.backward.constant is None:
+            raise ValueError(
+                "A backward rule that changes along the training wants a whole model: "
+                f"`stk.sparsify`. Received: backward={self.backward.name!r}"
+            )
         self.supports_masking = layer.supports_masking
         adopt_signature(self, layer)
 
@@ -189,7 +258,9 @@ class SoftThreshold(keras.layers.Wrapper):
         ]
         # Through __dict__: tracked, the kernels would be saved twice.
         self.__dict__["thresholded"] = [
-            ThresholdedKernel(kernel, logit, self.g)
+            ThresholdedKernel(
+                kernel, logit, self.g, self.operator, self.backward.constant or 0.0
+            )
             for kernel, logit in zip(kernels, self.threshold_logits, strict=True)
         ]
 
@@ -235,6 +306,8 @@ class SoftThreshold(keras.layers.Wrapper):
             "g": self.g.name,
             "granularity": self.granularity,
             "kernels": self.kernel_names,
+            "operator": self.operator.name,
+            "backward": self.backward.name,
         }
 
 
@@ -246,6 +319,9 @@ __all__ = [
     "ThresholdedKernel",
     "add_logit",
     "call_substituted",
+    "check_learns",
     "check_s_init",
     "logit_shape",
+    "raise_precision",
+    "read_share",
 ]

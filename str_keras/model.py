@@ -1,4 +1,4 @@
-"""Whole models called with other kernels than their own: `SparseModel`, `sparsify`."""
+"""Whole models called with other kernels than their own: `SubstitutedModel`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,9 @@ from typing import Any
 import keras
 
 from str_keras import internals
-from str_keras.layers import (
-    GRANULARITIES,
-    SoftThreshold,
-    ThresholdedKernel,
-    add_logit,
-    call_substituted,
-    check_s_init,
-    logit_shape,
-)
+from str_keras.layers import SoftThreshold, call_substituted
 from str_keras.selection import Kernel, Skip, find_kernels, nothing_left, select, walk
 from str_keras.substitution import Substitution
-from str_keras.thresholds import THRESHOLD_LOGIT, get_g
-
-NETWORK = "network"
 
 
 def _guard(kernels: list[Kernel]) -> None:
@@ -98,7 +87,7 @@ class SubstitutedModel(keras.Model):
         A replacement has `kernel`, `threshold()` and `sparse()`, like
         `ThresholdedKernel`.
         """
-        # Abstract: SparseModel and PrunedModel have their own.
+        # Abstract: the models of `sources` and `pruning` have their own.
         raise NotImplementedError
 
     def build(self, input_shape: Any = None) -> None:
@@ -189,73 +178,6 @@ class SubstitutedModel(keras.Model):
         substituted = cls(model, **config)
         substituted.trainable = trainable
         return substituted
-
-
-@keras.saving.register_keras_serializable("str_keras")
-class SparseModel(SubstitutedModel):
-    """A model with learnable soft thresholds on its kernels; made by `sparsify`.
-
-    Args:
-        model: A built Functional or Sequential model, owned from now on.
-        kernels: Paths of the kernels that get a threshold, as of `selection.select`.
-        s_init: Initial logit.
-        g: Name of the threshold function.
-        granularity: "layer", "filter", "weight", or "network": one logit for all.
-        passed_through: Pairs of path and reason, for the report.
-
-    Call arguments:
-        inputs, training, mask: As of the model inside.
-
-    Returns:
-        What the model inside returns.
-    """
-
-    def __init__(
-        self,
-        model: keras.Model,
-        kernels: list[str],
-        s_init: float | None = None,
-        g: Any = "sigmoid",
-        granularity: str = "layer",
-        passed_through: Iterable[tuple[str, str]] = (),
-        **kwargs: Any,
-    ):
-        super().__init__(model, kernels, passed_through, **kwargs)
-        self.g = get_g(g)
-        self.s_init = check_s_init(s_init, self.g)
-        self.granularity = granularity
-        self.build()
-
-    def add_thresholds(self, kernels: list[Kernel]) -> list[ThresholdedKernel]:
-        """Adds the logits."""
-        if self.granularity == NETWORK:
-            dtype = max(kernel.variable.dtype for kernel in kernels)  # float64 wins
-            shared = add_logit(self, THRESHOLD_LOGIT, (), self.s_init, dtype)
-            logits = [shared] * len(kernels)
-        else:
-            logits = [self._add_logit(kernel) for kernel in kernels]
-        return [
-            ThresholdedKernel(kernel, logit, self.g)
-            for kernel, logit in zip(kernels, logits, strict=True)
-        ]
-
-    def _add_logit(self, kernel: Kernel) -> keras.Variable:
-        return add_logit(
-            self,
-            f"{THRESHOLD_LOGIT}_{kernel.path.replace('/', '_')}",
-            logit_shape(kernel, self.granularity),
-            self.s_init,
-            kernel.variable.dtype,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, the model inside serialized."""
-        return {
-            **super().get_config(),
-            "s_init": self.s_init,
-            "g": self.g.name,
-            "granularity": self.granularity,
-        }
 
 
 def find_thresholded(model: keras.Layer) -> Iterator[Any]:
@@ -367,46 +289,3 @@ def prepare(
         [kernel.path for kernel in kernels],
         [(item.path, item.reason) for item in passed],
     )
-
-
-def sparsify(
-    model: keras.Model,
-    s_init: float | None = None,
-    g: Any = "sigmoid",
-    granularity: str = "layer",
-    skip: Iterable[Skip] | Skip = (),
-    policy: str | None = None,
-) -> SparseModel:
-    """Returns a copy of a model whose kernels have learnable soft thresholds.
-
-    The weights are copied; the model given is not changed. Layers that cannot carry a
-    threshold are passed through and listed, with the reason, by `stk.summary`.
-
-    Args:
-        model: A built Functional or Sequential model; nested ones are opened.
-        s_init: Initial logit; None is the default of `g`. See `SoftThreshold`.
-        g: "sigmoid", "exp", or what `stk.register_g` knows.
-        granularity: "layer" (the paper), "filter", "weight", or "network": one
-            threshold for all (the paper's global variant).
-        skip: Layers to leave dense: names or paths, compiled regular expressions
-            (searched in the path), types, or functions of a layer; one or several.
-        policy: "latency" leaves all dense but what runs faster for its zeros in a net
-            of the form for sparse kernels (`stk.sparse_ready_report` tells), "size"
-            what takes no less of a file without them; see `str_keras.policies`. None:
-            neither.
-
-    Returns:
-        A `SparseModel`, not compiled.
-
-    Raises:
-        TypeError: if `model` is no model, or a rule of `skip` of no known kind.
-        ValueError: if the model is not built, subclassed, has thresholds already or
-            no kernel at all, or an argument is unknown.
-    """
-    if granularity not in (*GRANULARITIES, NETWORK):
-        raise ValueError(
-            f"`granularity` is one of {(*GRANULARITIES, NETWORK)}. "
-            f"Received: {granularity=}"
-        )
-    copy, kernels, passed = prepare(model, skip, policy)
-    return SparseModel(copy, kernels, s_init, g, granularity, passed)

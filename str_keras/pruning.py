@@ -16,10 +16,15 @@ import keras
 import numpy as np
 
 from str_keras.budget import Budget, num_kept
-from str_keras.internals import full_precision, read_state_before_step
-from str_keras.model import SubstitutedModel, prepare
+from str_keras.internals import full_precision
+from str_keras.layers import raise_precision, read_share
+from str_keras.model import prepare
+from str_keras.operators import Operator, apply_threshold, get_backward
 from str_keras.selection import Kernel, Skip, select
-from str_keras.thresholds import GRADIENTS, KEPT, Tensor, hard_threshold, ops
+from str_keras.sources import ThresholdModel
+from str_keras.steering import Loop
+from str_keras.targets import Target
+from str_keras.thresholds import KEPT, Tensor, ops
 
 
 @dataclass(frozen=True)
@@ -30,56 +35,63 @@ class PrunedKernel:
         kernel: The raw kernel and its layer.
         kept: Variable of the numbers of weights kept, int32, one per kernel.
         index: Of this kernel in `kept`.
-        gradient: See `hard_threshold`.
+        operator: What the threshold does to the kernel.
+        share: What pruned weights get of the gradient: a number, or a variable.
     """
 
     kernel: Kernel
     kept: keras.Variable
     index: int
-    gradient: str
+    operator: Operator
+    share: float | keras.Variable
     counted: ClassVar[bool] = True
 
     def _raw(self) -> Tensor:
         with full_precision():
-            return ops.convert_to_tensor(self.kernel.variable.value)
+            raw = ops.convert_to_tensor(self.kernel.variable.value)
+        return raise_precision(raw)
 
-    def _threshold(self) -> tuple[Tensor, Tensor]:
-        """What the kernel is thresholded at, and the magnitude of its largest weight.
+    def threshold(self) -> Tensor:
+        """The magnitude of the largest weight that is pruned; 0 if none is. A scalar.
 
-        Negative where all weights are kept, infinite where none is.
+        Weights as large as the smallest that is kept are kept too.
         """
         magnitudes = ops.sort(ops.reshape(ops.abs(self._raw()), (-1,)))
         size = magnitudes.shape[0]
-        ends = [ops.full((1,), end, magnitudes.dtype) for end in (-1.0, float("inf"))]
-        steps = ops.concatenate([ends[0], magnitudes[1:], ends[1]])
+        end = ops.full((1,), float("inf"), magnitudes.dtype)
         kept = ops.convert_to_tensor(self.kept.value)[self.index]
         position = ops.subtract(ops.cast(size, kept.dtype), kept)
-        return ops.take(steps, position), magnitudes[-1]
-
-    def threshold(self) -> Tensor:
-        """The magnitude of the smallest weight that is kept; 0 if all are. A scalar."""
-        threshold, largest = self._threshold()
-        return ops.minimum(ops.maximum(threshold, 0.0), largest)
+        smallest = ops.take(ops.concatenate([magnitudes, end]), position)
+        below = ops.where(magnitudes < smallest, magnitudes, ops.zeros_like(magnitudes))
+        return ops.max(below)
 
     def sparse(self) -> Tensor:
-        """`hard_threshold(w, t)`, of the kernel's shape and dtype."""
-        threshold = ops.stop_gradient(self._threshold()[0])
-        return hard_threshold(self._raw(), threshold, self.gradient)
+        """The operator's kernel at the threshold, of the kernel's shape and dtype."""
+        raw, dtype = self._raw(), self.kernel.variable.dtype
+        with full_precision():
+            threshold = ops.stop_gradient(self.threshold())
+            share = ops.cast(read_share(self.share), raw.dtype)
+            # Where all are kept, a weight that is 0 is none that was pruned.
+            kept = ops.convert_to_tensor(self.kept.value)[self.index]
+            share = ops.where(kept >= math.prod(raw.shape), ops.ones_like(share), share)
+            sparse = apply_threshold(raw, threshold, self.operator, share)
+            return ops.cast(sparse, dtype)
 
 
 @keras.saving.register_keras_serializable("str_keras")
-class PrunedModel(SubstitutedModel):
+class PrunedModel(ThresholdModel):
     """A model that reads the largest weights of each kernel; made by `prune`.
 
     The raw kernels stay whole: a weight that is not read now may come back. How many
-    each kernel reads is a weight of the model, so it is in its files; `set_share`
-    changes it.
+    each kernel reads is a weight of the model, so it is in its files; `set_rates`
+    changes it, and so does `SparsityRamp`.
 
     Args:
         model: A built Functional or Sequential model, owned from now on.
         kernels: Paths of the kernels that are pruned, as of `selection.select`.
-        rates: Of each its final share of zeros, in [0, 1].
-        gradient: "masked" or "straight_through", see `hard_threshold`.
+        rates: Of each its final share of zeros, in [0, 1]; None with a target.
+        operator, backward: Of `str_keras.operators`.
+        target: What `SparsityRamp` leads the model to, at one rate for all kernels.
         passed_through: Pairs of path and reason, for the report.
 
     Call arguments:
@@ -93,32 +105,39 @@ class PrunedModel(SubstitutedModel):
         self,
         model: keras.Model,
         kernels: list[str],
-        rates: list[float],
-        gradient: str = "masked",
+        rates: list[float] | None,
+        operator: str | Operator = "hard",
+        backward: Any = "masked",
+        target: Target | Mapping[str, Any] | None = None,
         passed_through: Iterable[tuple[str, str]] = (),
         **kwargs: Any,
     ):
-        super().__init__(model, kernels, passed_through, **kwargs)
-        self.gradient = gradient
-        self.__dict__["rates"] = [float(rate) for rate in rates]
+        super().__init__(
+            model, kernels, operator, backward, target, passed_through, **kwargs
+        )
+        if (rates is None) == (self.target is None):
+            raise ValueError(
+                "A pruned model has either rates or a target. "
+                f"Received: rates={rates}, target={target}"
+            )
+        if self.target is not None and self.target.mac_pressure:
+            raise ValueError(
+                "One rate for all kernels leaves no room for MACs: leave mac_pressure "
+                "out, or choose thresholds that are learned or global. "
+                f"Received: mac_pressure={self.target.mac_pressure}"
+            )
+        self.__dict__["rates"] = rates and [float(rate) for rate in rates]
         self.build()
 
-    def add_thresholds(self, kernels: list[Kernel]) -> list[PrunedKernel]:
+    def add_source(self, kernels: list[Kernel], share: Any) -> list[PrunedKernel]:
         """Adds the numbers of weights kept, those of the final rates."""
-        self.kept = self.add_weight(
-            name=KEPT,
-            shape=(len(kernels),),
-            dtype="int32",
-            initializer="zeros",
-            trainable=False,
-            autocast=False,
-        )
+        self.kept = self.add_led(KEPT, (len(kernels),), "int32", 0)
         items = [
-            PrunedKernel(kernel, self.kept, index, self.gradient)
+            PrunedKernel(kernel, self.kept, index, self.operator, share)
             for index, kernel in enumerate(kernels)
         ]
         self.__dict__["thresholded"] = items
-        self.set_rates(self.rates)
+        self.set_rates(self.rates or [0.0] * len(items))
         return items
 
     def set_rates(self, rates: Iterable[float]) -> None:
@@ -127,13 +146,28 @@ class PrunedModel(SubstitutedModel):
         kept = [num_kept(n, rate) for n, rate in zip(sizes, rates, strict=True)]
         self.kept.assign(np.array(kept, "int32"))
 
+    @property
+    def follows_weights(self) -> bool:
+        """Whether anything changes past the ramp: only an annealed share does."""
+        return self.backward.constant is None
+
+    def pruning_keys(self, pressure: np.ndarray) -> list[np.ndarray]:
+        """By kernel the rates from which on its smallest, second, ... weight goes."""
+        sizes = [math.prod(item.kernel.variable.shape) for item in self.thresholded]
+        return [np.arange(1, size + 1) / size for size in sizes]
+
+    def lead(self, reached: float, progress: float, loop: Loop | None) -> Any:
+        """Sets the numbers of weights kept."""
+        if loop is None:
+            self.set_rates([rate * reached for rate in self.rates])
+            return None
+        kept = loop.solve(reached)[1]
+        self.kept.assign(kept.astype("int32"))
+        return kept
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, the model inside serialized."""
-        return {
-            **super().get_config(),
-            "rates": self.rates,
-            "gradient": self.gradient,
-        }
+        return {**super().get_config(), "rates": self.rates}
 
 
 def _check_rates(rates: Mapping[str, float]) -> None:
@@ -148,22 +182,23 @@ def _check_rates(rates: Mapping[str, float]) -> None:
 def prune(
     model: keras.Model,
     rates: float | Mapping[str, float] | Budget,
-    gradient: str = "masked",
+    backward: Any = "masked",
     skip: Iterable[Skip] | Skip = (),
     policy: str | None = None,
 ) -> PrunedModel:
     """Returns a copy of a model that reads only the largest weights of each kernel.
 
     Of each kernel `budget.num_kept(size, rate)` weights are read; which, is decided
-    anew at every step. At once and for good, unless `PruningRamp` is among the
+    anew at every step. At once and for good, unless `SparsityRamp` is among the
     callbacks of `fit`. Train, `summary` and `strip` it like a `SparseModel`.
 
     Args:
         model: A built Functional or Sequential model; nested ones are opened.
         rates: Share of zeros in [0, 1] of every kernel; a `Budget`, which must fit the
             model; or rates by kernel path, the other kernels stay dense.
-        gradient: "masked": pruned weights get no gradient (GMP); "straight_through":
-            all do, so that a pruned weight can grow and return (DNW).
+        backward: "masked": pruned weights get no gradient (GMP); "straight_through":
+            all do, so that a pruned weight can grow and return (DNW); or another of
+            `stk.register_backward`.
         skip: Layers to leave dense: see `sparsify`.
         policy: What else to leave dense: see `sparsify`.
 
@@ -177,8 +212,7 @@ def prune(
 
     Source: GMP, Zhu and Gupta 2017; DNW, Wortsman et al. 2019.
     """
-    if gradient not in GRADIENTS:
-        raise ValueError(f"`gradient` is one of {GRADIENTS}. Received: {gradient=}")
+    backward = get_backward(backward)
     copy, kernels, passed = prepare(model, skip, policy)
     if isinstance(rates, Budget):
         skipped = {kernel.path for kernel in select(model)[0]} - set(kernels)
@@ -201,7 +235,8 @@ def prune(
             "There is nothing to prune: all rates are 0, or of kernels that `skip` "
             f"names. Received: {rates=}"
         )
-    return PrunedModel(copy, pruned, [rates[path] for path in pruned], gradient, passed)
+    values = [rates[path] for path in pruned]
+    return PrunedModel(copy, pruned, values, backward=backward, passed_through=passed)
 
 
 def keep_random(model: keras.Model, rates: Mapping[str, float], seed: int) -> None:
@@ -231,107 +266,3 @@ def keep_random(model: keras.Model, rates: Mapping[str, float], seed: int) -> No
         dropped = random.permutation(values.size)[num_kept(values.size, rate) :]
         values.reshape(-1)[dropped] = 0
         kernels[path].assign(values)
-
-
-class PruningRamp(keras.callbacks.Callback):
-    """Raises the rates of a `PrunedModel` while it trains.
-
-    `rate (1 - (1 - (step - begin) / (end - begin))^3)`, by `PolynomialDecay` of
-    tensorflow-model-optimization, which must be installed; nothing is pruned before
-    `begin`, and from `end` on everything at its rate. Steps are counted by the
-    optimizer, so a training that goes on finds its place.
-
-    Args:
-        begin: First step of the ramp.
-        end: Step at which the rates are reached; equal to `begin`: all at once.
-        frequency: Steps between two changes of the rates.
-
-    Raises:
-        ValueError: if `begin` is negative, `end` before it, or `frequency` below 1.
-
-    Source: Zhu and Gupta 2017, equation 1.
-    """
-
-    model: Any
-
-    def __init__(self, begin: int, end: int, frequency: int = 1):
-        super().__init__()
-        if not 0 <= begin <= end or frequency < 1:
-            raise ValueError(
-                "A ramp wants 0 <= begin <= end and a frequency of at least 1. "
-                f"Received: {begin=}, {end=}, {frequency=}"
-            )
-        self.begin, self.end, self.frequency = begin, end, frequency
-
-    def rates_at(self, step: int, rates: Iterable[float]) -> list[float]:
-        """The rates in force at a step, for the final `rates`."""
-        rates, step = list(rates), self._last_change(step)
-        if step == self.end:
-            return rates
-        if step < 0:
-            return [0.0] * len(rates)
-        return [_polynomial(step, self.begin, self.end, rate) for rate in rates]
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Checks the model."""
-        if not isinstance(self.model, PrunedModel):
-            raise TypeError(
-                "PruningRamp raises the rates of a model made by `stk.prune`. "
-                f"Received: model={type(self.model).__name__}"
-            )
-        self._set_at: int | None = None
-        if self.begin < self.end:
-            _polynomial_decay()  # now, and not when the ramp begins
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Finds the step."""
-        self.first = self._iterations()
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Changes the rates where the ramp does; several steps may be one call."""
-        every = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
-        self._set(self.first + batch // every)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Arrives at the rates where the ramp ends with the training."""
-        step = self._iterations()
-        if step >= self.end:
-            self._set(step)
-
-    def _iterations(self) -> int:
-        read_state_before_step(self.model)
-        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
-
-    def _set(self, step: int) -> None:
-        change = self._last_change(step)
-        if change != self._set_at:
-            read_state_before_step(self.model)
-            self.model.set_rates(self.rates_at(step, self.model.rates))
-            self._set_at = change
-
-    def _last_change(self, step: int) -> int:
-        """The step at which the rates in force at `step` came into force."""
-        if step < self.begin:
-            return -1
-        if step >= self.end:
-            return self.end
-        return step - (step - self.begin) % self.frequency
-
-
-def _polynomial_decay() -> Any:
-    # Late: it brings tf_keras with it, and no other part needs that.
-    try:
-        import tensorflow_model_optimization as tfmot
-    except ImportError as error:
-        raise ImportError(
-            "PruningRamp takes its cubic from tensorflow-model-optimization, which "
-            f"wants TensorFlow, on every backend: install both. Received: {error}"
-        ) from error
-    return tfmot.sparsity.keras.PolynomialDecay
-
-
-def _polynomial(step: int, begin: int, end: int, rate: float) -> float:
-    if rate == 1:  # tfmot wants less
-        return 1.0
-    schedule = _polynomial_decay()(0.0, rate, begin, end, power=3, frequency=1)
-    return float(schedule(step)[1])

@@ -12,7 +12,8 @@ import numpy as np
 
 from str_keras.internals import full_precision
 from str_keras.logits import add_logit, check_s_init
-from str_keras.thresholds import THRESHOLD_LOGIT, Tensor, get_g, ops, soft_threshold
+from str_keras.operators import soft_threshold
+from str_keras.thresholds import THRESHOLD_LOGIT, Tensor, get_g, ops
 
 Factors = tuple[Tensor, ...]
 

@@ -18,7 +18,12 @@ from str_keras.model import (
     find_thresholded,
     finish_copy,
 )
-from str_keras.thresholds import KEPT, is_threshold_logit, is_threshold_state
+from str_keras.thresholds import (
+    LED,
+    THRESHOLD_LOGIT,
+    is_threshold_logit,
+    is_threshold_state,
+)
 
 
 def _plain_layer(layer: keras.Layer) -> keras.Layer:
@@ -94,10 +99,14 @@ def _states(
     """
     items = [t for t in find_thresholded(model) if isinstance(t, ThresholdedKernel)]
     logits = {id(item.logit): item.logit for item in items}
-    kept = [v for v in model.weights if v.name == KEPT]
-    known = {*logits, *map(id, kept)}
+    led = [v for v in model.weights if v.name in LED]
+    known = {*logits, *map(id, led)}
     ranks = [v for v in model.weights if is_threshold_state(v) and id(v) not in known]
-    return [*logits.values(), *kept], ranks
+    return [*logits.values(), *led], ranks
+
+
+def _kind(state: keras.Variable) -> str:
+    return THRESHOLD_LOGIT if is_threshold_logit(state) else state.name
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
@@ -113,11 +122,18 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
         target: Model to write, of the same layers in the same order.
 
     Raises:
-        ValueError: if numbers or shapes of the weights differ; nothing is written then.
+        ValueError: if numbers or shapes of the weights differ, or the sources of the
+            thresholds; nothing is written then.
     """
     targets = [v for v in target.weights if not is_threshold_state(v)]
     (state, ranks), (target_state, target_ranks) = _states(source), _states(target)
     if state and target_state:
+        kinds = [sorted({_kind(v) for v in led}) for led in (state, target_state)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                "The thresholds of the models come from different sources: strip one "
+                f"of them first. Received: source={kinds[0]}, target={kinds[1]}"
+            )
         raw = [v for v in source.weights if not is_threshold_state(v)]
         values = [(v, v) for v in raw + state]
         targets += target_state

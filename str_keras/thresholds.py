@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 Tensor: TypeAlias = Any
 ops: Any = keras.ops  # untyped there; inferred, its results could be None
@@ -20,109 +21,23 @@ THRESHOLD_LOGIT = "threshold_logit"
 KEPT = "threshold_kept"
 """The variable of a pruned model that holds how many weights each kernel keeps."""
 
+OFFSET = "threshold_offset"
+"""The variable that holds what a target adds to the logits s of each kernel."""
+
+LEVEL = "threshold_level"
+"""The variable that holds the threshold of each kernel where nothing learns it."""
+
+SHARE = "threshold_gradient_share"
+"""The variable that holds what pruned weights get of the gradient, while it changes."""
+
+LED_STEP = "threshold_step"
+"""The variable that holds the step at which the others were set last."""
+
+LED = (KEPT, OFFSET, LEVEL, SHARE, LED_STEP)
+"""What `SparsityRamp` leads, and no gradient moves."""
+
 EXP_LIMIT = 80.0
 """exp(80) = 5.5e34 is beyond any weight and within float32; its gradient is too."""
-
-
-def _sparse_and_gradient(kernel: Tensor, threshold: Tensor) -> tuple[Tensor, Callable]:
-    """`soft_threshold` and the function of its gradients, for `ops.custom_gradient`.
-
-    Autodiff would read the kernel again and give 0 (TensorFlow) or 1/2 (JAX) where
-    |w| = t. Here the output alone is kept: it is zero exactly where |w| <= t, and
-    elsewhere has the sign of w.
-    """
-    sparse = kernel - ops.clip(kernel, -threshold, threshold)
-
-    def gradients(*args: Tensor, upstream: Tensor | None = None) -> tuple:
-        if upstream is None:  # TensorFlow and JAX pass it as the only argument
-            (upstream,) = args
-        to_kernel = ops.where(sparse != 0, upstream, ops.zeros_like(upstream))
-        to_threshold = -ops.sign(sparse) * upstream
-        return to_kernel, _sum_to_shape(to_threshold, threshold.shape)
-
-    return sparse, gradients
-
-
-_soft_threshold = ops.custom_gradient(_sparse_and_gradient)
-
-
-def _sum_to_shape(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Sums over the axes along which a tensor of `shape` was broadcast."""
-    leading = len(tensor.shape) - len(shape)
-    axes = [*range(leading)]
-    axes += [leading + i for i, n in enumerate(shape) if n != tensor.shape[leading + i]]
-    return ops.reshape(ops.sum(tensor, axis=tuple(axes)), shape) if axes else tensor
-
-
-def soft_threshold(kernel: Tensor, threshold: Tensor) -> Tensor:
-    """Shrinks a kernel towards zero: `sign(w) relu(|w| - t) = w - clip(w, -t, t)`.
-
-    The gradient to the kernel is 1 where |w| > t, else 0 (at |w| = t too); to the
-    threshold `-sum(sign(w) G)` over the same weights, G the incoming gradient.
-
-    Args:
-        kernel: Float tensor of any shape, float32 or float64.
-        threshold: Tensor of the same dtype, positive, in units of `kernel`; scalar or
-            broadcastable to the kernel, with as many axes or none.
-
-    Returns:
-        Tensor of the shape and dtype of `kernel`, exactly 0 where |w| <= t.
-
-    Raises:
-        TypeError: if the kernel is neither float32 nor float64 (16 bits lose the sum
-            in the threshold's gradient), or the two dtypes differ.
-
-    Source: the paper's equation 2; `g` of equation 3 is applied by the caller.
-    """
-    dtype = keras.backend.standardize_dtype(kernel.dtype)
-    if dtype not in ("float32", "float64"):
-        raise TypeError(
-            "Thresholds are computed in float32 or float64: cast the kernel first. "
-            f"Received: kernel.dtype={dtype}"
-        )
-    if dtype != keras.backend.standardize_dtype(threshold.dtype):
-        raise TypeError(
-            "Kernel and threshold must have one dtype. "
-            f"Received: kernel.dtype={dtype}, threshold.dtype={threshold.dtype}"
-        )
-    return _soft_threshold(kernel, threshold)
-
-
-GRADIENTS = ("masked", "straight_through")
-
-
-def hard_threshold(
-    kernel: Tensor, threshold: Tensor, gradient: str = "masked"
-) -> Tensor:
-    """Keeps the weights of a magnitude of at least t as they are: `w 1[|w| >= t]`.
-
-    A weight that is 0 counts as pruned, so that its gradient is masked too; a negative
-    threshold keeps all.
-
-    Args:
-        kernel: Float tensor of any shape.
-        threshold: Scalar of the same dtype, in units of `kernel`; no gradient flows
-            to it.
-        gradient: "masked": pruned weights get none (magnitude pruning);
-            "straight_through": all weights get that of their sparse value (DNW).
-
-    Returns:
-        Tensor of the shape and dtype of `kernel`.
-
-    Raises:
-        ValueError: if `gradient` is another.
-
-    Source: Zhu and Gupta 2017 (masked); Wortsman et al. 2019 (straight through).
-    """
-    if gradient not in GRADIENTS:
-        raise ValueError(f"`gradient` is one of {GRADIENTS}. Received: {gradient=}")
-    kept = (ops.abs(kernel) >= threshold) & ((kernel != 0) | (threshold < 0))
-    kept = ops.stop_gradient(kept)
-    sparse = ops.where(kept, kernel, ops.zeros_like(kernel))
-    if gradient == "masked":
-        return sparse
-    # w + (0 - w) and w + (w - w) are exact: the value is that of `sparse`.
-    return kernel + ops.stop_gradient(sparse - kernel)
 
 
 @dataclass(frozen=True)
@@ -133,11 +48,14 @@ class ThresholdFunction:
         name: What `g=` and saved models call it.
         function: Tensor to tensor of the same shape and dtype; positive, increasing.
         s_init: Initial logit where the user names none.
+        inverse: From thresholds to logits, of NumPy arrays in float64; 0 may give
+            -inf. None: no target can lead such thresholds.
     """
 
     name: str
     function: Callable[[Tensor], Tensor]
     s_init: float
+    inverse: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __call__(self, logit: Tensor) -> Tensor:
         """Returns the threshold g(s), of the logit's shape and dtype."""
@@ -152,8 +70,22 @@ def _exp(logit: Tensor) -> Tensor:
 _REGISTRY: dict[str, ThresholdFunction] = {}
 
 
+def _logit(threshold: np.ndarray) -> np.ndarray:
+    # No sigmoid prunes a weight of 1 or more.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(threshold < 1, np.log(threshold) - np.log1p(-threshold), np.inf)
+
+
+def _log(threshold: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(threshold)
+
+
 def register_g(
-    name: str, function: Callable[[Tensor], Tensor], s_init: float
+    name: str,
+    function: Callable[[Tensor], Tensor],
+    s_init: float,
+    inverse: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> ThresholdFunction:
     """Makes `function` known as `g=name` to layers, models and files.
 
@@ -162,6 +94,7 @@ def register_g(
         function: From logit to threshold, of backend-neutral `keras.ops`; positive
             and increasing; same shape and dtype.
         s_init: Default initial logit.
+        inverse: See `ThresholdFunction`; wanted by targets alone.
 
     Returns:
         The registered `ThresholdFunction`.
@@ -172,14 +105,14 @@ def register_g(
     known = _REGISTRY.get(name)
     if known is not None and known.function is not function:
         raise ValueError(f"A threshold function of this name exists. Received: {name=}")
-    _REGISTRY[name] = ThresholdFunction(name, function, float(s_init))
+    _REGISTRY[name] = ThresholdFunction(name, function, float(s_init), inverse)
     return _REGISTRY[name]
 
 
 # From -40 a short recipe sets in where the paper's -3200 wants 100 ImageNet epochs;
 # both give g(s) = 0 in float32 beside any weight, so training starts dense.
-register_g("sigmoid", ops.sigmoid, s_init=-40.0)
-register_g("exp", _exp, s_init=-10.0)
+register_g("sigmoid", ops.sigmoid, s_init=-40.0, inverse=_logit)
+register_g("exp", _exp, s_init=-10.0, inverse=_log)
 
 
 def get_g(identifier: str | Callable | ThresholdFunction) -> ThresholdFunction:
@@ -215,6 +148,6 @@ def is_threshold_logit(variable: Any) -> bool:
 def is_threshold_state(variable: Any) -> bool:
     """Tells whether a `keras.Variable` decides thresholds, and is no weight of the net.
 
-    A logit s, or the numbers of weights that a pruned model keeps.
+    A logit s, or what a ramp leads (`LED`).
     """
-    return is_threshold_logit(variable) or variable.name == KEPT
+    return is_threshold_logit(variable) or variable.name in LED

@@ -308,9 +308,9 @@ def test_thresholds_of_a_recurrent_layer_are_computed_once_a_call(monkeypatch):
     """Not at each of the four steps, which are written out here."""
     from str_keras import layers as module
 
-    calls, original = [], module.soft_threshold
+    calls, original = [], module.apply_threshold
     monkeypatch.setattr(
-        module, "soft_threshold", lambda w, t: calls.append(w) or original(w, t)
+        module, "apply_threshold", lambda w, *a: calls.append(w) or original(w, *a)
     )
     layer = stk.SoftThreshold(keras.layers.LSTM(3, unroll=True), s_init=S_INIT)
     layer(np.ones((2, 4, 5), "float32"))

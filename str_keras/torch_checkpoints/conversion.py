@@ -15,7 +15,8 @@ import numpy as np
 
 from str_keras import models
 from str_keras.layers import ThresholdedKernel
-from str_keras.model import find_thresholded, sparsify
+from str_keras.model import find_thresholded
+from str_keras.sparsifying import sparsify
 from str_keras.stripping import strip as strip_model
 from str_keras.torch_checkpoints import names
 from str_keras.torch_checkpoints.files import read_state_dict, write_state_dict

@@ -1,0 +1,305 @@
+"""`sparsify`: a model's kernels get thresholds, by preset or by three free choices."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from str_keras.layers import GRANULARITIES
+from str_keras.model import prepare
+from str_keras.operators import Backward, Operator
+from str_keras.pruning import PrunedModel
+from str_keras.selection import Skip
+from str_keras.sources import NETWORK, LeveledModel, SparseModel
+from str_keras.steering import RAMP_SHARES
+from str_keras.targets import Target
+
+SOURCES = {
+    "learned": "g(s), s trained with the weights, one per layer, filter, weight, or "
+    "network",
+    "quantile(layer)": "of |w| in each kernel: the same sparsity in all",
+    "quantile(global)": "of |w| over all kernels: one threshold",
+    "quantile(normalized)": "of |w| over the layer's sum(shape)^-1/2",
+    "scheduled": "one threshold on the course of LATS, to the quantile of the target; "
+    '"scheduled(0.01)": to 0.01, without a target',
+}
+"""Where thresholds may come from, by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A published method as a combination of the three choices.
+
+    Args:
+        help: One line: when to use it.
+        source: Where it is published.
+        operator, backward, threshold: The choices; see `sparsify`.
+        granularity: Of a learned threshold.
+        s_init: Of a learned threshold; None: the default of g.
+        rescale: Whether filters are scaled up for what is pruned of them.
+        ramp: Where the ramp begins and ends, as shares of the training.
+    """
+
+    help: str
+    source: str
+    operator: str = "soft"
+    backward: str = "masked"
+    threshold: str = "learned"
+    granularity: str = "layer"
+    s_init: float | None = None
+    rescale: bool = False
+    ramp: tuple[float, float] = RAMP_SHARES
+
+
+PRESETS = {
+    "str": Preset(
+        "a threshold per layer is learned; budgets with few MACs",
+        "Kusupati et al. 2020",
+    ),
+    "str_global": Preset(
+        "one threshold is learned for the network",
+        "Kusupati et al. 2020, STR-GS",
+        granularity=NETWORK,
+    ),
+    "st3": Preset(
+        "one global quantile, gradient to all weights; accuracy first",
+        "Vanderschueren and De Vleeschouwer 2023",
+        backward="straight_through",
+        threshold="quantile(global)",
+        rescale=True,
+        ramp=(0.05, 0.5),
+    ),
+    "st3_sigma": Preset(
+        "st3 with quantiles over the layer's scale: fewer MACs",
+        "Vanderschueren and De Vleeschouwer 2023, sigma",
+        backward="straight_through",
+        threshold="quantile(normalized)",
+        rescale=True,
+        ramp=(0.05, 0.5),
+    ),
+    "feather": Preset(
+        "survivors are shrunk less the larger they are; gradient to all, half of it to "
+        "pruned weights above 95 %",
+        "Pallas et al. 2023",
+        operator="feather(3)",
+        backward="scaled(1)",
+        threshold="quantile(global)",
+        ramp=(0.0, 0.5),
+    ),
+    "autosparse": Preset(
+        "str, pruned weights get a share of the gradient that falls to 0",
+        "Kundu et al. 2023",
+        backward="annealed(0.5)",
+        s_init=-5.0,
+    ),
+    "lats": Preset(
+        "one threshold that is scheduled itself, gradient to all",
+        "Yanqi Chen et al., S-LATS",
+        backward="straight_through",
+        threshold="scheduled",
+    ),
+    "gmp": Preset(
+        "the largest weights of each layer, on a cubic ramp; the same sparsity in all",
+        "Zhu and Gupta 2017",
+        operator="hard",
+        threshold="quantile(layer)",
+        ramp=(0.2, 0.8),
+    ),
+    "dnw": Preset(
+        "the largest weights of each layer from the first step on, gradient to all",
+        "Wortsman et al. 2019",
+        operator="hard",
+        backward="straight_through",
+        threshold="quantile(layer)",
+        ramp=(0.0, 0.0),
+    ),
+}
+"""Published methods by name: `sparsify(model, preset="st3", target_sparsity=0.9)`."""
+
+FEATHER_HALF = 0.95
+"""Sparsity above which Feather gives pruned weights half of the gradient."""
+
+
+def _choose(
+    preset: str, target: Target | None, choices: dict[str, Any]
+) -> dict[str, Any]:
+    """The preset's choices, and the user's own in place of them."""
+    if preset not in PRESETS:
+        raise ValueError(
+            f"Unknown preset: choose one of {', '.join(PRESETS)}. Received: {preset=}"
+        )
+    chosen = dataclasses.asdict(PRESETS[preset])
+    sparsity = (target and target.sparsity) or 0.0
+    if preset == "feather" and sparsity > FEATHER_HALF:
+        chosen["backward"] = "scaled(0.5)"
+    return chosen | {n: v for n, v in choices.items() if v is not None}
+
+
+def make_target(
+    sparsity: float | None,
+    macs: float | None,
+    bytes: float | None,
+    min_density: float,
+    min_kept: int | None,
+    mac_pressure: float,
+) -> Target | None:
+    """The target of what a user gave; None if none.
+
+    Raises:
+        ValueError: if floors or pressure are given without a target, or as `Target`.
+    """
+    given = {"min_density": min_density, "mac_pressure": mac_pressure}
+    if min_kept is not None:
+        given["min_kept"] = min_kept
+    if sparsity is macs is bytes is None:
+        used = {name: value for name, value in given.items() if value}
+        if used:
+            raise ValueError(
+                "Floors and pressure work on the way to a target: give "
+                "target_sparsity, target_macs or target_bytes. "
+                f"Received: {used}"
+            )
+        return None
+    return Target(sparsity, macs, bytes, **given)  # type: ignore[arg-type]
+
+
+def sparsify(
+    model: keras.Model,
+    s_init: float | None = None,
+    g: Any = "sigmoid",
+    granularity: str | None = None,
+    skip: Iterable[Skip] | Skip = (),
+    policy: str | None = None,
+    *,
+    preset: str = "str",
+    operator: str | Operator | None = None,
+    backward: str | Backward | None = None,
+    threshold: str | None = None,
+    target_sparsity: float | None = None,
+    target_macs: float | None = None,
+    target_bytes: float | None = None,
+    min_density: float = 0.0,
+    min_kept: int | None = None,
+    mac_pressure: float = 0.0,
+) -> Any:
+    """Returns a copy of a model whose kernels have thresholds.
+
+    Without a target the thresholds are learned as published (Kusupati et al. 2020) and
+    decay decides the sparsity. With one, `fit` leads the model along a ramp to exactly
+    that number, see `SparsityRamp`. The weights are copied; the model given is not
+    changed. Layers that cannot carry a threshold are passed through and listed, with
+    the reason, by `stk.summary`.
+
+    Args:
+        model: A built Functional or Sequential model; nested ones are opened.
+        s_init: Initial logit; None is the default of `g`. See `SoftThreshold`.
+        g: "sigmoid", "exp", or what `stk.register_g` knows.
+        granularity: "layer" (the paper), "filter", "weight", or "network": one
+            threshold for all (the paper's global variant).
+        skip: Layers to leave dense: names or paths, compiled regular expressions
+            (searched in the path), types, or functions of a layer; one or several.
+        policy: "latency" leaves all dense but what runs faster for its zeros in a net
+            of the form for sparse kernels (`stk.sparse_ready_report` tells), "size"
+            what takes no less of a file without them; see `str_keras.policies`. None:
+            neither.
+        preset: A published method of `PRESETS`: str, str_global, st3, st3_sigma,
+            feather, autosparse, lats, gmp or dnw. The next three change one choice.
+        operator: "soft", "hard", "feather(3)", or of `stk.register_operator`.
+        backward: "masked", "straight_through", "scaled(0.5)", "annealed(0.5)", or of
+            `stk.register_backward`: what pruned weights get of the gradient.
+        threshold: Of `SOURCES`: "learned", "quantile(layer)", "quantile(global)",
+            "quantile(normalized)" or "scheduled".
+        target_sparsity: Share of zeros over all kernels with thresholds, in (0, 1).
+        target_macs: Multiply-adds of the whole model, or their share of the dense one's
+            below 1.
+        target_bytes: Bytes of the sparse float16 .tflite file.
+        min_density: Share of weights that every kernel keeps, in [0, 1).
+        min_kept: Number of weights that every kernel keeps; 1 unless told.
+        mac_pressure: Exponent of a layer's MACs per weight in its threshold, 0 or more:
+            MACs fall further at equal sparsity; see `Target`.
+
+    Returns:
+        A `SparseModel` (learned), `LeveledModel` (global) or `PrunedModel` (by layer),
+        not compiled.
+
+    Raises:
+        TypeError: if `model` is no model, or a rule of `skip` of no known kind.
+        ValueError: if the model is not built, subclassed, has thresholds already or no
+            kernel at all, an argument is unknown or does not go with another, or the
+            target is out of reach.
+    """
+    target = make_target(
+        target_sparsity, target_macs, target_bytes, min_density, min_kept, mac_pressure
+    )
+    chosen = _choose(
+        preset,
+        target,
+        {
+            "operator": operator,
+            "backward": backward,
+            "threshold": threshold,
+            "granularity": granularity,
+            "s_init": s_init,
+        },
+    )
+    if chosen["granularity"] not in (*GRANULARITIES, NETWORK):
+        raise ValueError(
+            f"`granularity` is one of {(*GRANULARITIES, NETWORK)}. "
+            f"Received: granularity={chosen['granularity']!r}"
+        )
+    source = re.fullmatch(r"(\w+)(?:\(([^()]*)\))?", chosen["threshold"])
+    known = source is not None and (
+        chosen["threshold"] in SOURCES or source[1] == "scheduled"
+    )
+    if source is None or not known:
+        raise ValueError(
+            f"`threshold` is one of {', '.join(SOURCES)}. "
+            f"Received: threshold={chosen['threshold']!r}"
+        )
+    learned = source[1] == "learned"
+    if not learned and (s_init is not None or granularity is not None):
+        raise ValueError(
+            "s_init and granularity are of learned thresholds: leave them out. "
+            f"Received: threshold={chosen['threshold']!r}, {s_init=}, {granularity=}"
+        )
+    level = None
+    if source[1] == "scheduled" and source[2]:
+        try:
+            level = float(source[2])
+        except ValueError as error:
+            raise ValueError(
+                "The final threshold is a number, as in scheduled(0.01). "
+                f"Received: threshold={chosen['threshold']!r}"
+            ) from error
+    if not learned and target is None and level is None:
+        raise ValueError(
+            "These thresholds want a target: give target_sparsity, target_macs or "
+            f"target_bytes. Received: {preset=}, threshold={chosen['threshold']!r}"
+        )
+    copy, kernels, passed = prepare(model, skip, policy)
+    common = {
+        "operator": chosen["operator"],
+        "backward": chosen["backward"],
+        "target": target,
+        "ramp": chosen["ramp"],
+        "passed_through": passed,
+    }
+    if learned:
+        return SparseModel(
+            copy, kernels, chosen["s_init"], g, chosen["granularity"], **common
+        )
+    if chosen["threshold"] == "quantile(layer)":
+        return PrunedModel(copy, kernels, None, **common)
+    return LeveledModel(
+        copy,
+        kernels,
+        scope=source[2] if source[1] == "quantile" else "global",
+        course="lats" if source[1] == "scheduled" else "",
+        level=level,
+        rescale=chosen["rescale"],
+        **common,
+    )

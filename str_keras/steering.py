@@ -1,0 +1,354 @@
+"""The closed loop: which common threshold brings a model to its target."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from str_keras.budget.counting import geometry
+from str_keras.budget.file_size import FileSize
+from str_keras.internals import read_state_before_step
+from str_keras.targets import Target
+from str_keras.thresholds import ops
+
+RAMP_SHARES = (0.1, 0.7)
+"""Where a ramp begins and ends unless model or user says, as shares of the training."""
+
+CHANGES = 500
+"""Changes of the thresholds in a training at most, unless `frequency` says another."""
+
+OPEN = -1e4
+"""The level that prunes nothing, and is a number: g(s - 1e4) = 0."""
+
+
+def cubic(x: float) -> float:
+    """`1 - (1 - x)^3`, held at its ends: the ramp of Zhu and Gupta 2017, equation 1."""
+    return 1 - (1 - min(max(x, 0.0), 1.0)) ** 3
+
+
+class Loop:
+    """Solves for the level that all kernels share; made once for a model.
+
+    A weight is pruned if its key is at most the level of its kernel. Keys are the
+    model's: g^-1(|w|) - s of learned thresholds, so that the level is what is added to
+    every s and the learned differences between the layers stay; |w| over the layer's
+    scale of global quantiles; the rank in its kernel of quantiles by layer.
+
+    Args:
+        model: With a target, and `thresholded`, `pruning_keys()`, `set_levels()`.
+
+    Raises:
+        ValueError: if the target cannot be reached even with every kernel at its floor,
+            or is above what the dense model has.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.target: Target = model.target
+        rows = {id(v): row for row, v in geometry(model.model)}
+        own = [rows[id(item.kernel.variable)] for item in model.thresholded]
+        self.sizes = np.array([row.params for row in own])
+        self.floors = np.array([self.target.floor(row.params) for row in own])
+        self.uses: np.ndarray | None = None
+        if None not in [row.macs for row in rows.values()]:
+            self.uses = np.array([(row.macs or 0) / row.params for row in own])
+            total = sum(row.macs or 0 for row in rows.values())
+            self.fixed = total - float(self.uses @ self.sizes)
+        self.cost = self._cost()
+        self.dense = self.cost(self.sizes)
+        self.limit = self._limit()
+        least = self.cost(self.floors)
+        # By as much a target may be missed: a weight of each kernel, and 0.1 %.
+        ones = np.minimum(self.floors + 1, self.sizes)
+        self.slack = self.cost(ones) - least + 0.001 * self.dense
+        if not least <= self.limit <= self.dense:
+            raise ValueError(
+                "The target is out of reach: the dense model has "
+                f"{self.told(self.dense)}, and with every kernel at its floor "
+                "(min_density, min_kept, layers without thresholds) it has "
+                f"{self.told(least)}. "
+                f"Received: target_{self.target.kind}={self.target.value:g}"
+            )
+
+    def _cost(self) -> Callable[[np.ndarray], float]:
+        if self.target.kind == "bytes":
+            size = FileSize(self.model, weights="float16")
+            return lambda kept: float(size(kept))
+        if self.target.kind == "sparsity":
+            return lambda kept: float(np.sum(kept))
+        if self.uses is None:
+            raise ValueError(
+                "The MACs of a kernel are not known: give the model an input of fixed "
+                "size, or set another target. "
+                f"Received: target_macs={self.target.value:g}"
+            )
+        uses, fixed = self.uses, self.fixed
+        return lambda kept: fixed + float(uses @ kept)
+
+    def _limit(self) -> float:
+        if self.target.kind == "sparsity":
+            return float(round(self.dense * (1 - self.target.value)))
+        if self.target.kind == "macs" and self.target.value < 1:
+            return self.dense * self.target.value
+        return self.target.value
+
+    def told(self, cost: float) -> str:
+        """A cost with its unit."""
+        unit = {"sparsity": "weights", "macs": "MACs", "bytes": "bytes"}
+        return f"{cost:,.0f} {unit[self.target.kind]}"
+
+    def pressure(self) -> np.ndarray:
+        """By kernel the factor of its threshold that `mac_pressure` asks for.
+
+        Its MACs per weight over their geometric mean, to that power; 1 without.
+        """
+        power = self.target.mac_pressure
+        if power == 0:
+            return np.ones(len(self.sizes))
+        if self.uses is None:
+            raise ValueError(
+                "The MACs of a kernel are not known: leave mac_pressure out. "
+                f"Received: mac_pressure={power}"
+            )
+        logs = np.log(np.maximum(self.uses, 1e-9))
+        return np.exp(power * (logs - np.average(logs, weights=self.sizes)))
+
+    def limit_at(self, reached: float) -> float:
+        """What the ramp asks for, in weights, MACs or bytes."""
+        return self.dense + (self.limit - self.dense) * reached
+
+    def solve(self, reached: float) -> tuple[np.ndarray, np.ndarray]:
+        """The levels at a share of the way from dense to the target.
+
+        Args:
+            reached: In [0, 1].
+
+        Returns:
+            Two arrays `(kernels,)`: the level of each kernel, float64, equal but where
+            a floor holds it; and the weights it keeps, int64.
+        """
+        keys = [np.sort(key) for key in self.model.pruning_keys(self.pressure())]
+        limit = self.limit_at(reached)
+        if reached <= 0:
+            kept = np.array([np.count_nonzero(key > OPEN) for key in keys])
+            return np.full(len(keys), OPEN), kept
+        common = self._common(keys, limit)
+        kept = self._kept(keys, common)
+        levels = np.full(len(keys), common)
+        for i, (key, floor) in enumerate(zip(keys, self.floors, strict=True)):
+            if np.count_nonzero(key > common) < floor:
+                levels[i] = _between(key, int(floor))
+        return levels, kept
+
+    def _kept(self, keys: Sequence[np.ndarray], level: float) -> np.ndarray:
+        counts = [key.size - np.searchsorted(key, level, "right") for key in keys]
+        return np.maximum(counts, self.floors)
+
+    def _common(self, keys: Sequence[np.ndarray], limit: float) -> float:
+        """The lowest level whose cost is within the limit, by bisection."""
+        finite = [key[np.isfinite(key)] for key in keys]
+        low = min((key[0] for key in finite if key.size), default=0.0)
+        high = max((key[-1] for key in finite if key.size), default=0.0)
+        low -= 1.0
+        if self.cost(self._kept(keys, low)) <= limit:
+            return low
+        while True:
+            middle = (low + high) / 2
+            if not low < middle < high:
+                break
+            if self.cost(self._kept(keys, middle)) <= limit:
+                high = middle
+            else:
+                low = middle
+        # Midway to the next key above: rounding in the model decides nothing.
+        above = [key[np.searchsorted(key, high, "right") :] for key in keys]
+        following = min((key[0] for key in above if key.size), default=high)
+        return (high + following) / 2 if math.isfinite(following) else high
+
+
+def _between(key: np.ndarray, kept: int) -> float:
+    """A level that keeps so many of the sorted keys."""
+    upper = key[key.size - kept]
+    lower = key[key.size - kept - 1] if kept < key.size else -math.inf
+    if not math.isfinite(lower):
+        return OPEN if kept == key.size else upper - abs(upper) - 1
+    return (lower + upper) / 2 if math.isfinite(upper) else lower + 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One move of the thresholds.
+
+    Args:
+        step: The optimizer's, before which it came.
+        reached: Share of the way from dense to the target.
+        kept: Weights kept over all kernels.
+        cost: In weights, MACs or bytes, by the kind of the target.
+        limit: What the ramp asked for.
+    """
+
+    step: int
+    reached: float
+    kept: int
+    cost: float
+    limit: float
+
+
+class SparsityRamp(keras.callbacks.Callback):
+    """Leads the thresholds of a model along a cubic ramp to its target or rates.
+
+    At a share x of the way from `begin` to `end`, `1 - (1 - x)^3` of the way from dense
+    to the target is gone; nothing is pruned before `begin`, and from `end` on the
+    target is held. Steps are those of `optimizer.iterations`, and what the ramp sets
+    are weights of the model, so a training that goes on finds its place. `fit` adds
+    one by itself to a model with a target; name it to choose its ends.
+
+    Args:
+        begin: First step of the ramp; None: as the model's preset says, else after
+            10 % of the training.
+        end: Step at which the target is reached; equal to `begin`: all at once. None:
+            as the preset says, else after 70 % of the training.
+        frequency: Steps between two changes; None: so that there are 500 at most.
+        steps: Length of the whole training in steps, which annealed backward rules and
+            scheduled thresholds follow; None: as `fit` is told.
+
+    Attributes:
+        changes: A `Change` of a model with a target for each move.
+
+    Raises:
+        ValueError: if `begin` is negative, `end` before it, or `frequency` below 1.
+
+    Source: Zhu and Gupta 2017, equation 1.
+    """
+
+    model: Any
+
+    def __init__(
+        self,
+        begin: int | None = None,
+        end: int | None = None,
+        frequency: int | None = None,
+        steps: int | None = None,
+    ):
+        super().__init__()
+        ends = (begin or 0, end if end is not None else math.inf)
+        if not 0 <= ends[0] <= ends[1] or (frequency is not None and frequency < 1):
+            raise ValueError(
+                "A ramp wants 0 <= begin <= end and a frequency of at least 1. "
+                f"Received: {begin=}, {end=}, {frequency=}"
+            )
+        self.begin, self.end, self.frequency = begin, end, frequency
+        self.steps = steps
+        self.changes: list[Change] = []
+        self._alarmed = False
+
+    def reached_at(self, step: int) -> float:
+        """The share of the way from dense to the target that is in force at a step."""
+        begin, end, every = self._plan()
+        if step < begin:
+            return 0.0
+        if step >= end:
+            return 1.0
+        return cubic((step - (step - begin) % every - begin) / (end - begin))
+
+    def _plan(self) -> tuple[int, int, int]:
+        """Begin, end and frequency, with what was left open."""
+        total = self._total()
+        begin, end = self.begin, self.end
+        if (begin is None or end is None) and total is None:
+            raise ValueError(
+                "The length of the training is not known: name begin and end, or "
+                "`steps`, all of the training. "
+                f"Received: begin={begin}, end={end}, steps={self.steps}"
+            )
+        first, last = (round(share * (total or 0)) for share in self._shares())
+        begin = first if begin is None else begin
+        end = max(begin, last) if end is None else end
+        return begin, end, self.frequency or max(1, (total or 0) // CHANGES)
+
+    def _shares(self) -> tuple[float, float]:
+        return getattr(getattr(self, "model", None), "ramp", RAMP_SHARES)
+
+    def _total(self) -> int | None:
+        """All steps of the training, if they are known."""
+        if self.steps is not None:
+            return self.steps
+        epochs, steps = ((self.params or {}).get(k) for k in ("epochs", "steps"))
+        return epochs * -(-steps // self._accumulated()) if epochs and steps else None
+
+    def _accumulated(self) -> int:
+        return getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Checks the model, and finds out where it stands."""
+        if not hasattr(self.model, "follow"):
+            raise TypeError(
+                "SparsityRamp leads the thresholds of a model made by `stk.sparsify` "
+                "with a target, or by `stk.prune`. "
+                f"Received: model={type(self.model).__name__}"
+            )
+        self._plan()
+        self._loop = Loop(self.model) if self.model.target is not None else None
+        read_state_before_step(self.model)
+        self._last = int(ops.convert_to_numpy(self.model.led_step))
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Finds the step."""
+        self.first = self._iterations()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Moves the thresholds where that is due; several steps may be one call."""
+        step = self.first + batch // self._accumulated()
+        if self._due(step) != self._last:
+            self.move(step)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Brings the weights of the last step to the target too."""
+        step = self._iterations()
+        # A training that is interrupted in an epoch goes on where it was.
+        if step >= self._plan()[1] and not self.model.stop_training:
+            self.move(step)
+
+    def move(self, step: int) -> None:
+        """Sets the thresholds to those of a step."""
+        read_state_before_step(self.model)
+        reached, total = self.reached_at(step), self._total()
+        progress = min(step / total, 1.0) if total else reached
+        kept = self.model.follow(reached, progress, self._loop)
+        self._last = self._due(step)
+        self.model.led_step.assign(self._last)
+        if self._loop is not None:
+            self._note(self._loop, step, reached, kept)
+
+    def _note(self, loop: Loop, step: int, reached: float, kept: np.ndarray) -> None:
+        cost, limit = loop.cost(kept), loop.limit_at(reached)
+        self.changes.append(Change(step, reached, int(kept.sum()), cost, limit))
+        missed = abs(cost - limit) > loop.slack and reached > 0
+        if missed and not self._alarmed and not self.model.has_course:
+            self._alarmed = True
+            warnings.warn(
+                f"At step {step} the model has {loop.told(cost)}, the ramp "
+                f"asks for {loop.told(limit)}: floors (min_density, min_kept) or zeros "
+                "in the raw weights hold it there.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _iterations(self) -> int:
+        read_state_before_step(self.model)
+        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _due(self, step: int) -> int:
+        """The step at which the thresholds in force at `step` came into force."""
+        begin, end, every = self._plan()
+        if self.model.follows_weights:
+            return step - (step - min(begin, step)) % every
+        if step < begin:
+            return -1
+        return end if step >= end else step - (step - begin) % every

@@ -1,0 +1,275 @@
+"""Targets: a sparsity, MACs or bytes to end at, and the ramp that leads there."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import str_keras as stk
+from str_keras.model import find_thresholded
+from str_keras.sparsifying import PRESETS
+
+numpy = ops.convert_to_numpy
+EPOCHS, BATCH = 4, 32
+
+
+def make_net(seed=0):
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((12, 12, 3)),
+            layers.Conv2D(12, 3, use_bias=False, name="first"),
+            layers.BatchNormalization(synchronized=True),
+            layers.ReLU(),
+            layers.Conv2D(24, 3, strides=2, use_bias=False, name="second"),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(10, name="head"),
+        ]
+    )
+
+
+def images(n=256):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, 12, 12, 3)).astype("float32"), rng.integers(0, 10, n)
+
+
+def compiled(model, **arguments):
+    model.compile(
+        stk.optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-4),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **arguments,
+    )
+    return model
+
+
+def trained(model, *callbacks, epochs=EPOCHS):
+    x, y = images()
+    compiled(model).fit(
+        x, y, BATCH, epochs, verbose=0, shuffle=False, callbacks=list(callbacks)
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"preset": name, "target_sparsity": 0.9} for name in PRESETS]
+    + [
+        {"target_sparsity": 0.5},
+        {"target_sparsity": 0.995},
+        {"target_sparsity": 0.9, "granularity": "filter"},
+        {"target_sparsity": 0.9, "granularity": "weight"},
+        {"target_sparsity": 0.9, "g": "exp"},
+        {"target_macs": 0.1},
+        {"target_macs": 25_000},
+        {"preset": "gmp", "target_macs": 0.1},
+        {"preset": "st3", "target_macs": 0.1, "mac_pressure": 0.5},
+    ],
+    ids=str,
+)
+def test_training_ends_at_the_target(arguments):
+    """To one weight or its MACs, counted of the stripped model; nothing is cut late."""
+    model, ramp = stk.sparsify(make_net(), **arguments), stk.SparsityRamp()
+    trained(model, ramp)
+    total = stk.summary(stk.strip(model)).kernels
+    if "target_sparsity" in arguments:
+        wanted = round(total.params * (1 - arguments["target_sparsity"]))
+        assert abs(total.nonzeros - wanted) <= 1
+    else:
+        wanted = arguments["target_macs"]
+        wanted = wanted * total.macs if wanted < 1 else wanted
+        assert wanted - 100 <= total.sparse_macs <= wanted
+    assert ramp.changes[-1].step == EPOCHS * 256 // BATCH
+    late = [change for change in ramp.changes if change.step >= 29]
+    if arguments.get("preset") != "lats":  # its threshold rises to the end
+        assert late and all(abs(c.cost - c.limit) <= 100 for c in late)
+        assert {c.limit for c in late} == {late[0].limit}
+
+
+def test_the_offset_keeps_the_differences_of_the_layers():
+    """A weight is pruned where g^-1(|w|) - s is at most the offset, by NumPy."""
+    model = stk.sparsify(make_net(), target_sparsity=0.8, s_init=-8.0)
+    for shift, item in enumerate(find_thresholded(model)):
+        item.logit.assign(-8.0 + shift)
+    model.fit = None
+    loop = stk.steering.Loop(model)
+    loop_levels, kept = loop.solve(1.0)
+    keys, sizes = [], []
+    for item in find_thresholded(model):
+        w = np.abs(numpy(item.kernel.variable).astype("float64"))
+        keys.append((np.log(w / (1 - w)) - float(item.logit)).ravel())
+        sizes.append(w.size)
+    drop = sum(sizes) - round(sum(sizes) * 0.2)
+    ordered = np.sort(np.concatenate(keys))
+    assert ordered[drop - 1] < loop_levels[0] < ordered[drop]
+    assert len(set(loop_levels)) == 1
+    assert kept.tolist() == [int((key > loop_levels[0]).sum()) for key in keys]
+    model.follow(1.0, 1.0, loop)
+    found = [int((numpy(i.sparse()) != 0).sum()) for i in find_thresholded(model)]
+    assert found == kept.tolist()
+
+
+def test_floors_hold():
+    arguments = {"target_sparsity": 0.97, "min_density": 0.01, "min_kept": 20}
+    model = trained(stk.sparsify(make_net(), preset="st3", **arguments))
+    rows = stk.summary(model).rows
+    assert all(row.nonzeros >= max(20, 0.01 * row.params) for row in rows)
+    assert min(row.nonzeros for row in rows) == 20
+    assert sum(r.nonzeros for r in rows) == round(sum(r.params for r in rows) * 0.03)
+
+
+def test_pressure_follows_macs():
+    """At equal sparsity fewer MACs: the first layer's weights are used most."""
+    plain, pressed = (
+        trained(stk.sparsify(make_net(), target_sparsity=0.8, mac_pressure=p))
+        for p in (0.0, 1.0)
+    )
+    plain, pressed = stk.summary(plain).kernels, stk.summary(pressed).kernels
+    assert abs(plain.nonzeros - pressed.nonzeros) <= 1
+    assert pressed.sparse_macs < 0.8 * plain.sparse_macs
+
+
+@pytest.mark.parametrize("preset", ["str", "st3", "gmp", "autosparse"])
+def test_going_on_ends_with_the_same_weights(preset, tmp_path):
+    """Cut inside of the ramp and past it, between two changes; the files have all."""
+    x, y = images()
+
+    def run(*lengths):
+        model = compiled(stk.sparsify(make_net(), preset=preset, target_sparsity=0.9))
+        ramp = {"begin": 3, "end": 17, "frequency": 5, "steps": 32}
+        for length in lengths:
+            done = int(model.optimizer.iterations) * BATCH
+            rows = slice(done, done + length * BATCH)
+            model.fit(
+                np.tile(x, (4, 1, 1, 1))[rows],
+                np.tile(y, 4)[rows],
+                BATCH,
+                verbose=0,
+                shuffle=False,
+                callbacks=[stk.SparsityRamp(**ramp)],
+            )
+            model.save(tmp_path / "model.keras")
+            model = keras.models.load_model(tmp_path / "model.keras")
+        return model
+
+    # A cut past the ramp is an end of an epoch, where the target is met anew.
+    whole, cut = run(16, 16), run(6, 5, 5, 16)
+    for a, b in zip(whole.weights, cut.weights, strict=True):
+        np.testing.assert_array_equal(numpy(a), numpy(b), err_msg=a.path)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's"
+)
+def test_two_replicas_end_as_one():
+    import tensorflow as tf
+
+    ends = []
+    devices = tf.config.list_logical_devices("CPU")
+    for names in (["CPU:0"], [device.name for device in devices[:2]]):
+        with tf.distribute.MirroredStrategy(names).scope():
+            model = compiled(stk.sparsify(make_net(), target_sparsity=0.9))
+        x, y = images()
+        model.fit(x, y, BATCH, 2, verbose=0, shuffle=False)
+        ends.append(model)
+    sparse = [[numpy(i.sparse()) for i in find_thresholded(m)] for m in ends]
+    for a, b in zip(*sparse, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    assert abs(stk.summary(ends[1]).kernels.sparsity - 0.9) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"target_sparsity": 90}, r"below 1 \(90 % is 0.9\).*90"),
+        ({"target_sparsity": 0.9, "target_macs": 0.5}, "one of"),
+        ({"target_macs": 1}, "share below 1 or an absolute"),
+        ({"target_macs": -5}, "above 0"),
+        ({"target_macs": 10**9}, "out of reach.*dense model has"),
+        ({"target_sparsity": 0.99, "min_density": 0.2}, "out of reach"),
+        ({"target_sparsity": 0.9, "min_density": 1.0}, "min_density"),
+        ({"target_sparsity": 0.9, "min_kept": 0.5}, "min_kept"),
+        ({"target_sparsity": 0.9, "mac_pressure": -1}, "mac_pressure"),
+        ({"min_density": 0.1}, "on the way to a target"),
+        ({"preset": "st3"}, "want a target"),
+        ({"preset": "st4", "target_sparsity": 0.9}, "Unknown preset.*st3_sigma"),
+        ({"preset": "st3", "target_sparsity": 0.9, "s_init": -5.0}, "learned"),
+        ({"preset": "gmp", "target_sparsity": 0.9, "mac_pressure": 1}, "mac_pressure"),
+        ({"operator": "hard", "target_sparsity": 0.9}, "no gradient"),
+        ({"threshold": "quantile(row)", "target_sparsity": 0.9}, "is one of"),
+        ({"threshold": "scheduled(x)"}, "a number"),
+        ({"operator": "feather(0.5)"}, "at least 1"),
+        ({"backward": "scaled"}, "from 0 to 1"),
+        ({"backward": "scaled(2)"}, "from 0 to 1"),
+        ({"backward": "half"}, "Unknown backward"),
+    ],
+)
+def test_bad_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        stk.sparsify(make_net(), **arguments)
+
+
+def test_a_ramp_of_unknown_length_is_refused():
+    x, y = images(64)
+    model = compiled(stk.sparsify(make_net(), target_sparsity=0.9))
+
+    def batches():
+        for _ in range(2):
+            yield x[:32], y[:32]
+
+    with pytest.raises(ValueError, match="name begin and end"):
+        model.fit(batches(), verbose=0, shuffle=False)
+
+
+def test_an_operator_of_ones_own(tmp_path):
+    """The ten lines of README: registered, trained, saved, loaded, stripped."""
+
+    def firm(kernel, threshold, top=4.0):  # none up to t, all beyond 4 t
+        size = ops.abs(kernel)
+        share = ops.clip((size - threshold) / ((top - 1) * threshold + 1e-12), 0, 1)
+        return kernel * share
+
+    stk.register_operator("firm", firm)
+    model = stk.sparsify(
+        make_net(),
+        operator="firm(3)",
+        backward="straight_through",
+        threshold="quantile(global)",
+        target_sparsity=0.9,
+    )
+    trained(model, epochs=2)
+    item = next(find_thresholded(model))
+    w, t = numpy(item.kernel.variable), float(numpy(item.threshold()))
+    np.testing.assert_allclose(
+        numpy(item.sparse()), w * np.clip((abs(w) - t) / (2 * t), 0, 1), rtol=1e-5
+    )
+    assert stk.summary(model).kernels.sparsity == pytest.approx(0.9, abs=1e-3)
+    model.save(tmp_path / "firm.keras")
+    again = keras.models.load_model(tmp_path / "firm.keras")
+    assert again.operator.name == "firm(3)"
+    x = images(8)[0]
+    np.testing.assert_array_equal(numpy(model(x)), numpy(again(x)))
+    with pytest.raises(ValueError, match="Another one of this name"):
+        stk.register_operator("firm", lambda kernel, threshold: kernel)
+    with pytest.raises(ValueError, match="identifier"):
+        stk.register_operator("my operator", firm)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="files are written by TensorFlow"
+)
+def test_bytes_are_those_of_the_file(tmp_path):
+    keras.utils.set_random_seed(0)
+    dense = stk.models.MobileNetV1(
+        input_shape=(32, 32, 1), classes=10, alpha=0.25, stem="small"
+    )
+    model = stk.sparsify(dense, target_bytes=150_000)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 32, 32, 1)), rng.integers(0, 10, 32)
+    ramp = stk.SparsityRamp(0, 1)
+    compiled(model).fit(x, y, 8, verbose=0, callbacks=[ramp])
+    path = tmp_path / "model.tflite"
+    stk.export.tflite(stk.strip(model), path, weights="float16", sparse=True)
+    assert path.stat().st_size == pytest.approx(150_000, rel=0.01)
+    assert 149_000 < ramp.changes[-1].cost <= 150_000
