@@ -14,19 +14,22 @@ RECIPES: dict[str, dict[str, dict[float, Knobs]]] = {"fashion_mobilenet": {}}
 """Knobs by suite, method and level; `pquant_twin` says what a knob is."""
 
 _TUNED = {"fine_tuning": 0.33}
+_LATE = {"threshold_init": -20.0}
 _FILTERS = {"threshold_type": "channelwise"}
 TRIED: dict[str, dict[str, Sequence[Knobs]]] = {
     "fashion_mobilenet": {
         "pquant_autosparse": [
-            {"decay": decay} for decay in (0.003, 0.0045, 0.006, 0.01, 0.013, 0.016)
+            *({"decay": decay} for decay in (0.003, 0.0045, 0.006, 0.01, 0.013, 0.016)),
+            *({**_LATE, "decay": decay} for decay in (0.015, 0.02)),
         ],
         "pquant_dst": [
-            *({**_FILTERS, "alpha": alpha} for alpha in (0.0012, 0.0018, 0.0025)),
-            *({"alpha": alpha} for alpha in (0.0025, 0.005, 0.01)),
+            *({**_FILTERS, "alpha": a} for a in (0.0005, 0.0012, 0.0018, 0.0025)),
+            *({"alpha": alpha} for alpha in (0.0025, 0.005)),
         ],
         "pquant_cs": [
-            {**_TUNED, "threshold_decay": decay}
-            for decay in (3e-6, 1e-5, 2e-5, 5e-5, 1e-4)
+            *({**_TUNED, "threshold_decay": d} for d in (3e-6, 1e-5, 2e-5, 3e-5, 5e-5)),
+            {**_TUNED, "threshold_decay": 1e-4},
+            {"fine_tuning": 0.5, "threshold_decay": 5e-5},
         ],
     },
 }
