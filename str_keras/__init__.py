@@ -20,6 +20,7 @@ from str_keras.budget import summary
 from str_keras.channels import shrink, sparsify_channels
 from str_keras.folding import fold_rank
 from str_keras.forecasting import forecast
+from str_keras.freezing import freeze_mask
 from str_keras.layers import SoftThreshold
 from str_keras.operators import register_backward, register_operator, soft_threshold
 from str_keras.pruning import PrunedModel, prune
@@ -53,6 +54,7 @@ __all__ = [
     "export",
     "fold_rank",
     "forecast",
+    "freeze_mask",
     "layers",
     "make_sparse_ready",
     "models",

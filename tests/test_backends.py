@@ -10,7 +10,7 @@ import pytest
 
 PARTS = {
     "core": ("thresholds", "layers", "model", "budget", "optimizers", "schedules"),
-    "pruning": ("pruning", "channels", "recalibration"),
+    "pruning": ("pruning", "channels", "freezing", "recalibration"),
     "recurrent": ("recurrent",),
 }
 # One case of each kind of thing: on JAX every shape is compiled anew.

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from str_keras.model import finish_copy
+from str_keras.model import SubstitutedModel, finish_copy
 from str_keras.thresholds import is_threshold_state
 
 Tensor: TypeAlias = Any
@@ -86,7 +86,7 @@ def _strip(model: keras.Model) -> keras.Model:
 
     # A SoftThreshold may sit anywhere inside; its logit is among the weights.
     sparse = any(is_threshold_state(weight) for weight in model.weights)
-    return strip(model) if sparse else model
+    return strip(model) if sparse or isinstance(model, SubstitutedModel) else model
 
 
 def _layers(layer: Any) -> list[Any]:
