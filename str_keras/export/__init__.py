@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from str_keras.export.checking import check_sparse
+from str_keras.export.counting import ZeroCount, count_zeros
 from str_keras.export.errors import ExportError
 from str_keras.export.node_data import node_data
 from str_keras.export.report import (
@@ -36,8 +37,10 @@ __all__ = [
     "SparseCheck",
     "TFLiteReport",
     "VariantsReport",
+    "ZeroCount",
     "benchmark",
     "check_sparse",
+    "count_zeros",
     "node_data",
     "onnx",
     "openvino",
