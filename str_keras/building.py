@@ -11,9 +11,10 @@ import keras
 from str_keras import budget, models, optimizers, schedules
 from str_keras.config import TrainConfig
 from str_keras.forecasting import suggest_s_init
+from str_keras.operators import get_backward
 from str_keras.pruning import keep_random, prune
 from str_keras.selection import Skip
-from str_keras.sparsifying import sparsify
+from str_keras.sparsifying import PRESETS, sparsify
 from str_keras.steering import SparsityRamp
 from str_keras.thresholds import get_g
 
@@ -35,7 +36,10 @@ def resolve(config: TrainConfig, image_size: int, steps: int) -> TrainConfig:
     automatic = "small" if image_size <= SMALL_IMAGE else "imagenet"
     stem = automatic if config.stem == "auto" else config.stem
     s_init = config.s_init
-    if s_init is None and config.learns_thresholds:
+    own = PRESETS[config.method].s_init if config.is_preset else None
+    # Led to a target s decays no more than its differences do: any start will do.
+    decays = config.learns_thresholds and config.target is None and own is None
+    if s_init is None and decays:
         optimizer = create_optimizer(config, steps)
         try:
             s_init = suggest_s_init(optimizer, steps * config.epochs, config.g)
@@ -113,6 +117,29 @@ def _pruned(config: TrainConfig, dense: keras.Model) -> keras.Model:
     return prune(dense, wanted, gradient, skip, policy)
 
 
+def _sparsified(config: TrainConfig, dense: keras.Model) -> keras.Model:
+    """The model of a preset: with learnable thresholds, or led to a target."""
+    own = config.granularity != "layer" and config.learns_thresholds
+    return sparsify(
+        dense,
+        config.s_init if config.learns_thresholds else None,
+        config.g,
+        config.granularity if own else None,
+        _skip_rules(config.skip),
+        config.policy or None,
+        preset=config.method,
+        operator=config.operator or None,
+        backward=config.backward or None,
+        threshold=config.threshold or None,
+        target_sparsity=config.target_sparsity,
+        target_macs=config.target_macs,
+        target_bytes=config.target_bytes,
+        min_density=config.min_density,
+        min_kept=None if config.target is None else config.min_kept,
+        mac_pressure=config.mac_pressure,
+    )
+
+
 def create(
     config: TrainConfig, image_shape: tuple[int, int, int], classes: int, steps: int
 ) -> Any:
@@ -129,12 +156,8 @@ def create(
     """
     optimizer = create_optimizer(config, steps)
     model: Any = create_dense(config, image_shape, classes)
-    if config.learns_thresholds:
-        one = config.method == "str_global"
-        granularity = "network" if one else config.granularity
-        rules = _skip_rules(config.skip)
-        policy = config.policy or None
-        model = sparsify(model, config.s_init, config.g, granularity, rules, policy)
+    if config.is_preset and config.sparsity is None:
+        model = _sparsified(config, model)
     elif config.method != "dense":
         model = _pruned(config, model)
     model.compile(
@@ -154,15 +177,21 @@ def create(
 
 
 def create_ramp(config: TrainConfig, steps: int) -> SparsityRamp | None:
-    """The callback that raises the rates, for the methods that do not start with them.
+    """The callback that leads a model to its target or rates; None if it needs none.
 
     Args:
         config: The configuration.
         steps: Steps of an epoch.
     """
     total = steps * config.epochs
+    begin, end = (round(share * total) for share in config.ramp)
+    if config.is_preset and config.sparsity is None:
+        backward = config.backward or PRESETS[config.method].backward
+        still = config.learns_thresholds and config.target is None
+        if still and get_backward(backward).constant is not None:
+            return None
+        return SparsityRamp(begin, end, steps=total)
     frequency = max(1, total // RAMP_CHANGES)
-    begin, end = (round(s * total) for s in (config.prune_begin, config.prune_end))
     if config.method in ("gmp", "budget_gmp"):
         return SparsityRamp(begin, end, frequency)
     if config.method == "uniform_oneshot":

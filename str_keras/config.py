@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import pathlib
@@ -12,13 +13,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from str_keras.distribution import STRATEGIES
+from str_keras.operators import get_backward, get_operator
 from str_keras.policies import POLICIES
 from str_keras.schedules import SCHEDULES
+from str_keras.sparsifying import PRESETS, find_source, make_target
+from str_keras.targets import Target
 
 METHODS = {
     "str": "learn a threshold per layer (or --granularity)",
     "str_global": "learn one threshold for the network",
     "dense": "the same net without",
+    **{
+        name: PRESETS[name].help
+        for name in ("st3", "st3_sigma", "feather", "autosparse", "lats")
+    },
     "gmp": "gradual magnitude pruning, every layer at --sparsity",
     "dnw": "the largest weights from the first step on, gradient to all",
     "uniform_oneshot": "prune once, midway between --prune_begin and --prune_end",
@@ -26,22 +34,29 @@ METHODS = {
     "budget_gmp": "gmp at the rates of --budget",
     "budget_dnw": "dnw at the rates of --budget",
 }
-LEARNED = ("str", "str_global")
+LEARNED = ("str", "str_global", "autosparse")
 AT_BUDGET = ("budget_gmp", "budget_dnw")
+AT_RATE = ("gmp", "dnw", "uniform_oneshot", "erk_rigl_static")
+"""Methods that take --sparsity: one rate for every layer."""
 TIMED = ("gmp", "budget_gmp", "uniform_oneshot")
-"""Methods that prune between `prune_begin` and `prune_end`."""
+"""Methods without a target that prune between `prune_begin` and `prune_end`."""
+TARGETS = ("target_sparsity", "target_macs", "target_bytes")
 ONLY_FOR = {
     **dict.fromkeys(("s_init", "g", "granularity", "threshold_decay"), LEARNED),
-    **dict.fromkeys(("prune_begin", "prune_end"), TIMED),
+    **dict.fromkeys(("prune_begin", "prune_end"), (*PRESETS, *TIMED)),
     **dict.fromkeys(("skip", "policy"), tuple(m for m in METHODS if m != "dense")),
+    **dict.fromkeys(
+        (*TARGETS, "min_density", "min_kept", "mac_pressure"), tuple(PRESETS)
+    ),
+    **dict.fromkeys(("operator", "backward", "threshold"), tuple(PRESETS)),
 }
 """Fields that other methods do not read, by name."""
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 
 _WITHOUT_SPARSITY = (
-    "does not take --sparsity: STR learns it (--threshold_decay leads it), a budget "
-    "has it, and a dense net has none"
+    "does not take --sparsity: name the overall one by --target_sparsity (or let STR "
+    "learn it, led by --threshold_decay); a budget has it, and a dense net has none"
 )
 
 
@@ -112,16 +127,57 @@ class TrainConfig:
     )
     sparsity: float | None = _option(
         None,
-        "Share of zeros, in (0, 1), for gmp, dnw, uniform_oneshot and erk_rigl_static. "
-        "STR learns its own: --threshold_decay leads it.",
+        "Share of zeros of every layer, in (0, 1), for gmp, dnw, uniform_oneshot and "
+        "erk_rigl_static. STR learns its own (--threshold_decay leads it), or is led to "
+        "--target_sparsity.",
+    )
+    target_sparsity: float | None = _option(
+        None,
+        "Overall share of zeros, in (0, 1), that the training ends at: 0.95 is 95 %.",
+    )
+    target_macs: float | None = _option(
+        None, "Or multiply-adds of the model: their number, or the share below 1."
+    )
+    target_bytes: float | None = _option(
+        None, "Or bytes of the sparse .tflite file of float16 weights."
+    )
+    min_density: float = _option(
+        0.0, "Share of weights that every layer keeps on the way to a target."
+    )
+    min_kept: int = _option(
+        1, "Number of weights that every layer keeps on the way to a target."
+    )
+    mac_pressure: float = _option(
+        0.0,
+        "Exponent of a layer's MACs per weight in its threshold: with 0.5, say, MACs "
+        "fall further at equal sparsity.",
+    )
+    operator: str = _option(
+        "", "What a threshold does: soft, hard, feather(3); empty: the method's."
+    )
+    backward: str = _option(
+        "",
+        "What pruned weights get of the gradient: masked, straight_through, "
+        "scaled(0.5), annealed(0.5); empty: the method's.",
+    )
+    threshold: str = _option(
+        "",
+        "Where thresholds come from: learned, quantile(layer), quantile(global), "
+        "quantile(normalized), scheduled; empty: the method's.",
     )
     budget: str = _option(
         "",
         "Rates for budget_gmp and budget_dnw: a .csv or .json file, such as a run's "
         "budget.csv, or a published one such as resnet50@90.23.",
     )
-    prune_begin: float = _option(0.2, "Share of the training at which gmp sets in.")
-    prune_end: float = _option(0.8, "Share of the training at which gmp has its rates.")
+    prune_begin: float | None = _option(
+        None,
+        "Share of the training at which the ramp begins; if not given, the method's.",
+    )
+    prune_end: float | None = _option(
+        None,
+        "Share of the training at which the ramp ends; the method's if not given.",
+    )
     skip: tuple[str, ...] = _option(
         (), "Layers left dense: names or paths; re:PATTERN is searched in the path."
     )
@@ -180,7 +236,7 @@ class TrainConfig:
             ("s_init", -math.inf, math.inf),
             ("sparsity", 1e-9, 1 - 1e-9),
             ("prune_begin", 0.0, 1.0),
-            ("prune_end", self.prune_begin, 1.0),
+            ("prune_end", 0.0, 1.0),
         )
         for name, low, high in ranges:
             value = getattr(self, name)
@@ -195,11 +251,18 @@ class TrainConfig:
                 )
 
         self._check_rates()
+        self._check_target()
 
     def _check_rates(self) -> None:
         """Every method is told its rates in one way only."""
         given = self.sparsity is not None
-        wants = self.method not in (*LEARNED, *AT_BUDGET, "dense")
+        wants = self.method in AT_RATE and self.target is None
+        if given and self.target is not None:
+            raise ValueError(
+                "--sparsity is the rate of every layer, a target that of the whole: "
+                "give one of them. "
+                f"Received: sparsity={self.sparsity}, target={self.target}"
+            )
         if wants != given:
             say = "wants --sparsity, the share of zeros" if wants else _WITHOUT_SPARSITY
             raise ValueError(
@@ -217,10 +280,78 @@ class TrainConfig:
                 f"Received: budget={self.budget!r}"
             )
 
+    def _check_target(self) -> None:
+        """Targets and choices go with the method, and with each other."""
+        begin, end = self.ramp
+        if begin > end:
+            raise ValueError(
+                "--prune_end is no earlier than --prune_begin. "
+                f"Received: prune_begin={begin}, prune_end={end}"
+            )
+        ramp_given = self.prune_begin is not None or self.prune_end is not None
+        if self.is_preset:
+            source, level = find_source(
+                self.threshold or PRESETS[self.method].threshold
+            )
+            led = self.target is not None or self.sparsity is not None
+            if source != "learned" and level is None and not led:
+                raise ValueError(
+                    f"--method={self.method} wants --target_sparsity, --target_macs or "
+                    f"--target_bytes. Received: target_sparsity={self.target_sparsity}"
+                )
+            if source == "learned" and not led and ramp_given:
+                raise ValueError(
+                    "Learned thresholds have a ramp on the way to a target only: give "
+                    "--target_sparsity, or leave --prune_begin and --prune_end out. "
+                    f"Received: prune_begin={self.prune_begin}, "
+                    f"prune_end={self.prune_end}"
+                )
+            for name, get in (("operator", get_operator), ("backward", get_backward)):
+                if value := getattr(self, name):
+                    get(value)
+            chosen = self.operator or self.backward or self.threshold
+            if self.sparsity is not None and chosen:
+                raise ValueError(
+                    "--operator, --backward and --threshold go with --target_sparsity, "
+                    f"not with --sparsity. Received: sparsity={self.sparsity}, {chosen}"
+                )
+        elif self.target is not None:
+            raise ValueError(
+                f"--method={self.method} has its rates already; a target is for "
+                f"{', '.join(PRESETS)}. Received: target={self.target}"
+            )
+
+    @functools.cached_property
+    def target(self) -> Target | None:
+        """What the training ends at, or None."""
+        return make_target(
+            self.target_sparsity,
+            self.target_macs,
+            self.target_bytes,
+            self.min_density,
+            None if self.min_kept == 1 else self.min_kept,
+            self.mac_pressure,
+        )
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether the method is one of `stk.sparsify`."""
+        return self.method in PRESETS
+
+    @property
+    def ramp(self) -> tuple[float, float]:
+        """Where the ramp begins and ends, as shares of the training."""
+        preset = PRESETS.get(self.method, PRESETS["gmp"])
+        begin = preset.ramp[0] if self.prune_begin is None else self.prune_begin
+        end = preset.ramp[1] if self.prune_end is None else self.prune_end
+        return begin, end
+
     @property
     def learns_thresholds(self) -> bool:
         """Whether the net gets learnable thresholds."""
-        return self.method in LEARNED
+        if not self.is_preset:
+            return False
+        return (self.threshold or PRESETS[self.method].threshold) == "learned"
 
     @property
     def has_alpha(self) -> bool:

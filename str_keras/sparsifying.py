@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -139,6 +140,32 @@ def _choose(
     return chosen | {n: v for n, v in choices.items() if v is not None}
 
 
+def find_source(threshold: str) -> tuple[str, float | None]:
+    """Takes "scheduled(0.01)" apart: a name of `SOURCES`, and the final threshold.
+
+    Raises:
+        ValueError: if it is unknown, or the final threshold is no positive number.
+    """
+    found = re.fullmatch(r"(scheduled)\((.*)\)", threshold)
+    name = found[1] if found else threshold
+    if name not in SOURCES:
+        raise ValueError(
+            f"`threshold` is one of {', '.join(SOURCES)}. Received: {threshold=}"
+        )
+    if found is None:
+        return name, None
+    try:
+        level = float(found[2])
+    except ValueError:
+        level = math.nan
+    if not 0 < level < math.inf:
+        raise ValueError(
+            "The final threshold is a number above 0, as in scheduled(0.01). "
+            f"Received: {threshold=}"
+        )
+    return name, level
+
+
 def make_target(
     sparsity: float | None,
     macs: float | None,
@@ -251,30 +278,13 @@ def sparsify(
             f"`granularity` is one of {(*GRANULARITIES, NETWORK)}. "
             f"Received: granularity={chosen['granularity']!r}"
         )
-    source = re.fullmatch(r"(\w+)(?:\(([^()]*)\))?", chosen["threshold"])
-    known = source is not None and (
-        chosen["threshold"] in SOURCES or source[1] == "scheduled"
-    )
-    if source is None or not known:
-        raise ValueError(
-            f"`threshold` is one of {', '.join(SOURCES)}. "
-            f"Received: threshold={chosen['threshold']!r}"
-        )
-    learned = source[1] == "learned"
+    source, level = find_source(chosen["threshold"])
+    learned = source == "learned"
     if not learned and (s_init is not None or granularity is not None):
         raise ValueError(
             "s_init and granularity are of learned thresholds: leave them out. "
             f"Received: threshold={chosen['threshold']!r}, {s_init=}, {granularity=}"
         )
-    level = None
-    if source[1] == "scheduled" and source[2]:
-        try:
-            level = float(source[2])
-        except ValueError as error:
-            raise ValueError(
-                "The final threshold is a number, as in scheduled(0.01). "
-                f"Received: threshold={chosen['threshold']!r}"
-            ) from error
     if not learned and target is None and level is None:
         raise ValueError(
             "These thresholds want a target: give target_sparsity, target_macs or "
@@ -292,13 +302,13 @@ def sparsify(
         return SparseModel(
             copy, kernels, chosen["s_init"], g, chosen["granularity"], **common
         )
-    if chosen["threshold"] == "quantile(layer)":
+    if source == "quantile(layer)":
         return PrunedModel(copy, kernels, None, **common)
     return LeveledModel(
         copy,
         kernels,
-        scope=source[2] if source[1] == "quantile" else "global",
-        course="lats" if source[1] == "scheduled" else "",
+        scope="normalized" if source == "quantile(normalized)" else "global",
+        course="lats" if source == "scheduled" else "",
         level=level,
         rescale=chosen["rescale"],
         **common,

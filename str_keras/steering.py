@@ -285,9 +285,27 @@ class SparsityRamp(keras.callbacks.Callback):
     def _accumulated(self) -> int:
         return getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
 
+    def describe(self, model: Any) -> str:
+        """Says before training what the ramp will do to a model with a target.
+
+        Args:
+            model: Made by `stk.sparsify` with a target.
+        """
+        loop, (begin, end, _) = Loop(model), self._plan()
+        lines = [
+            f"target: {loop.target}, {loop.told(loop.limit)} of {loop.told(loop.dense)}"
+        ]
+        if model.has_course:
+            return f"{lines[0]}, on a course of its own until the last step"
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+            step = round(begin + share * (end - begin))
+            reached = cubic(share) if end > begin else 1.0
+            lines.append(f"  step {step:>7,}: {loop.told(loop.limit_at(reached))}")
+        return "\n".join(lines)
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks the model, and finds out where it stands."""
-        if not hasattr(self.model, "follow"):
+        if not hasattr(self.model, "led_step"):
             raise TypeError(
                 "SparsityRamp leads the thresholds of a model made by `stk.sparsify` "
                 "with a target, or by `stk.prune`. "

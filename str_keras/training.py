@@ -15,10 +15,12 @@ from str_keras.budget import Summary, summary
 from str_keras.checkpoint import Progress
 from str_keras.config import TrainConfig
 from str_keras.distribution import create_strategy
-from str_keras.forecasting import forecast
+from str_keras.forecasting import Forecast, forecast
 from str_keras.model import find_thresholded
 from str_keras.monitoring import (
+    DriftAlarm,
     Interruption,
+    LossWatch,
     SparsityProbe,
     StopOnNan,
     TensorBoardWriter,
@@ -47,13 +49,24 @@ class Result:
     summary: Summary
 
 
-def _print_forecast(config: TrainConfig, model: Any, steps: int) -> None:
-    if not config.learns_thresholds:
-        return
+def _forecast(config: TrainConfig, model: Any, steps: int) -> Forecast | None:
+    """Of thresholds that decay leads; None of others."""
+    if not config.learns_thresholds or config.target is not None:
+        return None
     kernels = [item.kernel.variable for item in find_thresholded(model)]
-    seen = forecast(
+    return forecast(
         model.optimizer, steps * config.epochs, model.s_init, model.g, kernels, steps
     )
+
+
+def _print_plan(config: TrainConfig, model: Any, steps: int) -> None:
+    """What will happen to the sparsity."""
+    ramp = building.create_ramp(config, steps)
+    if config.target is not None and ramp is not None:
+        print(ramp.describe(model), flush=True)
+    seen = _forecast(config, model, steps)
+    if seen is None:
+        return
     print(seen, flush=True)
     if seen.verdict == "nothing":
         print(
@@ -93,6 +106,10 @@ class _Trainer:
         self.interruption = Interruption()
         self.probe = SparsityProbe(self.steps)
         self.probe.set_model(model)
+        self.watch = LossWatch(self.steps * config.epochs)
+        seen = _forecast(config, model, self.steps)
+        # A training that goes on has other kernels, but the same decay.
+        self.alarm = None if seen is None else DriftAlarm(seen, model)
 
     def _one_hot(self, batches: tf.data.Dataset) -> tf.data.Dataset:
         classes = self.dataset.info.num_classes
@@ -111,6 +128,12 @@ class _Trainer:
                     self._epoch(epoch, done, events)
         finally:
             events.close()
+        rise = self.watch.largest_rise
+        if self.config.target is not None and rise is not None:
+            tqdm.write(
+                "largest rise of the loss in the last tenth of the training, between "
+                f"means of {self.watch.window} steps: {rise:+.4f}"
+            )
 
     def _epoch(self, epoch: int, done: int, events: TensorBoardWriter) -> None:
         config = self.config
@@ -121,8 +144,8 @@ class _Trainer:
         probe = None if config.method == "dense" else self.probe
         bar = ProgressBar(title, self.steps, config.batch_size, probe, done)
         ramp = building.create_ramp(config, self.steps)
-        before = [callback for callback in (ramp, probe) if callback is not None]
-        watchers = [StopOnNan(self.run.last), *before, bar]
+        before = [c for c in (ramp, probe, self.alarm) if c is not None]
+        watchers = [StopOnNan(self.run.last), *before, self.watch, bar]
         rate = float(self.model.optimizer.learning_rate)
         try:
             history = self.model.fit(
@@ -279,7 +302,7 @@ def _train(
     else:
         run.create(config, command)
     if progress == Progress(0):  # later, the kernels are not those of the start
-        _print_forecast(config, model, steps)
+        _print_plan(config, model, steps)
         _print_form(config, model)
     trainer = _Trainer(config, run, dataset, model, progress)
     trainer.train()

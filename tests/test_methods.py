@@ -82,7 +82,9 @@ def rows(path):
 def options(method, budget_file):
     if method.startswith("budget"):
         return {"budget": budget_file}
-    learned = method in ("dense", "str", "str_global")
+    if method in ("st3", "st3_sigma", "feather", "lats"):
+        return {"target_sparsity": SHARE}
+    learned = method in ("dense", "str", "str_global", "autosparse")
     return {} if learned else {"sparsity": SHARE}
 
 
@@ -102,6 +104,9 @@ def test_what_each_method_prunes(method, config, budget_file, tmp_path):
         thresholds = {float(t.threshold()) for t in find_thresholded(result.model)}
         assert len(thresholds) == (1 if method == "str_global" else 4)
         assert all(0 < n < SIZES[path] for path, n in counted.items())
+    elif chosen.target is not None:
+        total = sum(SIZES.values())
+        assert sum(counted.values()) == pytest.approx(total * (1 - SHARE), abs=1)
     else:
         assert counted == wanted
     assert result.metrics[-1]["loss"] < result.metrics[0]["loss"]
@@ -114,7 +119,7 @@ def test_what_each_method_prunes(method, config, budget_file, tmp_path):
     seen = {e: {} for e in range(1, 6)}
     for row in table:
         seen[int(row["epoch"])][row["path"]] = float(row["sparsity"])
-    if not chosen.learns_thresholds:
+    if chosen.target is None and not chosen.learns_thresholds:
         for path in seen[1]:
             final = 1 - wanted[path] / SIZES[path]
             assert seen[1][path] == pytest.approx(final if at_once else 0.0)
@@ -185,13 +190,21 @@ def test_a_published_budget_is_taken_by_name(config):
     ("flags", "words"),
     [
         (["--method=gmp"], "wants --sparsity"),
+        (["--method=st3"], "wants --target_sparsity"),
+        (["--method=st3", "--sparsity=0.9"], "--target_sparsity"),
+        (["--method=gmp", "--sparsity=0.9", "--target_macs=0.5"], "give one of them"),
+        (["--method=dense", "--target_sparsity=0.9"], "a target is for str, str_gl"),
+        (["--target_sparsity=95"], "below 1 (90 % is 0.9)"),
+        (["--target_sparsity=0.9", "--backward=half"], "Unknown backward"),
+        (["--target_sparsity=0.9", "--threshold=top"], "one of learned"),
+        (["--method=str", "--min_density=0.1"], "on the way to a target"),
         (["--method=dense", "--skip=fc"], "--skip has no effect with --method=dense"),
         (["--architecture=resnet18", "--alpha=0.5"], "width of mobilenetv1 alone"),
         (
             ["--method=dense", "--s_init=-5"],
             "--s_init has no effect with --method=dens",
         ),
-        (["--method=str", "--prune_end=0.5"], "only with gmp, budget_gmp, uniform_one"),
+        (["--method=str", "--prune_end=0.5"], "on the way to a target only"),
         (["--method=str", "--sparsity=0.9"], "--threshold_decay"),
         (["--method=dense", "--sparsity=0.9"], "a dense net has none"),
         (["--method=gmp", "--sparsity=90"], "sparsity"),

@@ -198,7 +198,7 @@ def test_two_replicas_end_as_one():
         ({"preset": "gmp", "target_sparsity": 0.9, "mac_pressure": 1}, "mac_pressure"),
         ({"operator": "hard", "target_sparsity": 0.9}, "no gradient"),
         ({"threshold": "quantile(row)", "target_sparsity": 0.9}, "is one of"),
-        ({"threshold": "scheduled(x)"}, "a number"),
+        ({"threshold": "scheduled(x)"}, "a number above 0"),
         ({"operator": "feather(0.5)"}, "at least 1"),
         ({"backward": "scaled"}, "from 0 to 1"),
         ({"backward": "scaled(2)"}, "from 0 to 1"),
@@ -273,3 +273,16 @@ def test_bytes_are_those_of_the_file(tmp_path):
     stk.export.tflite(stk.strip(model), path, weights="float16", sparse=True)
     assert path.stat().st_size == pytest.approx(150_000, rel=0.01)
     assert 149_000 < ramp.changes[-1].cost <= 150_000
+
+
+def test_the_plan_says_what_is_coming():
+    model = stk.sparsify(make_net(), target_sparsity=0.9)
+    told = stk.SparsityRamp(10, 50, steps=100).describe(model)
+    assert told.splitlines()[0] == (
+        "target: 90 % of zeros, 316 weights of 3,156 weights"
+    )
+    lines = [line.split() for line in told.splitlines()[1:]]
+    left = [3156 - (3156 - 316) * (1 - (1 - x) ** 3) for x in (0, 0.25, 0.5, 0.75, 1)]
+    for words, step, number in zip(lines, (10, 20, 30, 40, 50), left, strict=True):
+        assert words[:2] == ["step", f"{step}:"]
+        assert int(words[2].replace(",", "")) == round(number)
