@@ -21,12 +21,14 @@ from experiments.pquant_twin import METHODS as PQUANT
 from experiments.recipes import RECIPES, TRIED, carry_over
 from str_keras import building, config
 from str_keras.budget import summary
-from str_keras.config import AT_BUDGET, LEARNED, TrainConfig
+from str_keras.config import AT_BUDGET, TrainConfig
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"
 LEVELS = (0.90, 0.95, 0.80, 0.98, 0.99)
 SEEDS = (0, 1, 2)
+CALIBRATED = ("str", "str_global")
+"""Methods whose decay leads them to a level."""
 COMPARED = (
     *("str", "gmp", "dnw", "uniform_oneshot", "budget_gmp", "budget_dnw", "str_global"),
 )
@@ -37,6 +39,15 @@ TFMOT_MASKED = "tfmot_masked"
 TFMOT_LEVELS = (0.90, 0.80)
 """At uniform rates a narrow net may be dead from 90 % on, and dead nets agree on
 nothing."""
+TARGET_LEVELS = (0.90, 0.95, 0.98, 0.80, 0.99)
+LED = (
+    *("str", "st3", "st3_sigma", "feather", "autosparse", "gmp", "lats", "str_global"),
+    "dnw",
+)
+"""Presets that are led to a target, in order of worth."""
+PRESSED = "str_macs"
+"""`str` led to a target with thresholds that follow MACs, `PRESSURE`."""
+PRESSURE = 0.5
 SPARED = "gmp_depthwise_dense"
 """`gmp` as for MobileNets in Zhu and Gupta 2017: the first and the depthwise kernels
 stay dense, the others make up for it. Uniform rates may leave no path through a net
@@ -159,10 +170,10 @@ class Grid:
     def cell(self, method: str, level: float | None, seed: int) -> Cell:
         """One run of the grid."""
         values: dict[str, Any] = {"method": method, "seed": seed}
-        if method not in LEARNED:  # what only thresholds use would be noise there
+        if method not in CALIBRATED:  # what only thresholds use would be noise there
             values |= {"threshold_decay": None, "s_init": None}
         depends_on = source = ""
-        if level is not None and method in LEARNED:
+        if level is not None and method in CALIBRATED:
             values |= self.thresholds(method, level)
         elif method in AT_BUDGET:
             needed = self.cell("str", level, seed)
@@ -233,6 +244,34 @@ class Grid:
             for knobs in trials
         ]
 
+    def target_cell(self, method: str, level: float, seed: int) -> Cell:
+        """The run of a preset that is led to a sparsity, by nothing but its name."""
+        values: dict[str, Any] = {"threshold_decay": None, "s_init": None}
+        variant = ""
+        if method == PRESSED:
+            variant = method
+            values |= {"method": "str", "mac_pressure": PRESSURE}
+        recipe = self.recipe(
+            **{"method": method, **values}, seed=seed, target_sparsity=level
+        )
+        name = self.name(f"{method}-target", level, seed)
+        return Cell(name, recipe, level, variant=variant)
+
+    def target_cells(self) -> list[Cell]:
+        """All presets at equal sparsity, and beside them what others train."""
+        cells = [self.cell("dense", None, seed) for seed in SEEDS]
+        for level in TARGET_LEVELS:
+            led = (*LED, PRESSED) if self.has_depthwise else LED
+            cells += [self.target_cell(m, level, seed) for m in led for seed in SEEDS]
+            # Uniform rates kill narrow depthwise nets from 90 % on: see `SPARED`.
+            spares = self.has_depthwise and level in SPARED_LEVELS
+            if spares:
+                cells += [self.spared_cell(level, seed) for seed in SEEDS]
+            if spares or not self.has_depthwise:
+                cells += [self.tfmot_cell(level, seed) for seed in SEEDS]
+            cells += self.pquant_cells(level)
+        return cells
+
     @functools.cached_property
     def prunable_share(self) -> float:
         """Share of the weights that is not in the first or in depthwise kernels."""
@@ -260,8 +299,8 @@ class Grid:
     def calibration(self) -> list[Cell]:
         """STR at many decays, with one seed."""
         cells = []
-        for method in LEARNED:
-            for decay, s_init in TRIED[self.calibrated][method]:
+        for method, trials in TRIED[self.calibrated].items():
+            for decay, s_init in trials:
                 ending = f"{method}-d{decay:g}-s{s_init:g}-seed0"
                 recipe = self.recipe(
                     method=method, seed=0, threshold_decay=decay, s_init=s_init
@@ -288,6 +327,7 @@ _PAPER = {"imagenet_resnet50": "resnet50", "imagenet_mobilenet": "mobilenetv1"}
 
 SUITES: dict[str, tuple[Grid, Callable[[Grid], list[Cell]]]] = {
     **{name: (grid, Grid.cells) for name, grid in _GRIDS.items()},
+    **{f"{name}_targets": (grid, Grid.target_cells) for name, grid in _GRIDS.items()},
     "calibrate_mobilenet": (_GRIDS[_FASHION], Grid.calibration),
     "calibrate_resnet": (_GRIDS[_FASHION_RESNET], Grid.calibration),
     "calibrate_cifar": (_GRIDS[_CIFAR], Grid.calibration),

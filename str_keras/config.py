@@ -128,8 +128,8 @@ class TrainConfig:
     sparsity: float | None = _option(
         None,
         "Share of zeros of every layer, in (0, 1), for gmp, dnw, uniform_oneshot and "
-        "erk_rigl_static. STR learns its own (--threshold_decay leads it), or is led to "
-        "--target_sparsity.",
+        "erk_rigl_static. STR learns its own (--threshold_decay leads it), or is led "
+        "to --target_sparsity.",
     )
     target_sparsity: float | None = _option(
         None,

@@ -29,10 +29,15 @@ from experiments import (
 )
 from str_keras import budget, building, config, data
 from str_keras.data import augment, fashion_mnist, loading, order
+from str_keras.sparsifying import PRESETS
 
 ROOT = pathlib.Path(run.__file__).parents[1]
 SUITE = pathlib.Path(__file__).with_name("tiny_suite.py")
-GRIDS = [name for name in suites.SUITES if not name.startswith("calibrate")]
+GRIDS = [
+    name
+    for name in suites.SUITES
+    if not name.startswith("calibrate") and not name.endswith("_targets")
+]
 
 
 def rows_of(folder):
@@ -225,13 +230,30 @@ def test_suites_are_complete_grids_in_order(name):
         "tfmot_masked",
         *["gmp_depthwise_dense"] * bool(spared),
     }
-    assert {cell.method for cell in cells} == {*config.METHODS} | variants
+    led = {"st3", "st3_sigma", "feather", "autosparse", "lats"}
+    assert {cell.method for cell in cells} == {*config.METHODS} - led | variants
     assert [cell.method for cell in cells[:9:3]] == ["dense", "str", "gmp"]
     assert {cell.level for cell in cells[3:24]} == {0.9}
     for cell in cells:
         if cell.depends_on:
             assert ids.index(cell.depends_on) < ids.index(cell.id)
             assert f"-{100 * cell.level:g}-seed{cell.config.seed}" in cell.depends_on
+
+
+@pytest.mark.parametrize("name", ["fashion_mobilenet", "fashion_resnet"])
+def test_suites_of_targets_are_led_to_their_levels(name):
+    """Each preset at each level and seed, by nothing but the name of the sparsity."""
+    cells = suites.create(f"{name}_targets")
+    assert len({cell.id for cell in cells}) == len(cells)
+    led = [cell for cell in cells if cell.config.target is not None]
+    assert {cell.config.method for cell in led} == set(PRESETS)
+    for cell in led:
+        assert cell.config.target_sparsity == cell.level
+        assert cell.config.threshold_decay is None and cell.config.s_init is None
+    keys = {(cell.method, cell.level, cell.config.seed) for cell in led}
+    methods, levels = {cell.method for cell in led}, {cell.level for cell in led}
+    assert len(keys) == len(methods) * len(levels) * 3 and len(levels) == 5
+    assert any(cell.by_tfmot for cell in cells)
 
 
 @pytest.mark.parametrize("name", ["fashion_mobilenet", "cifar_mobilenet"])

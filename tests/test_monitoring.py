@@ -1,4 +1,4 @@
-"""What watches a training: the loss at its end, and thresholds against their forecast."""
+"""What watches a training: its loss at the end, thresholds against a forecast."""
 
 import keras
 import numpy as np

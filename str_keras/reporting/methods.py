@@ -37,6 +37,18 @@ METHODS = {
         "D",
         "--",
     ),
+    "str_macs": Method(
+        "STR, by MACs", "STR, thresholds follow MACs", "#003D66", "o", "--", True
+    ),
+    "st3": Method("ST-3", "ST-3 (global quantile, rescaled)", "#C2185B", "h"),
+    "st3_sigma": Method(
+        "ST-3 sigma", "ST-3 with normalized quantiles", "#F06292", "h", "--", True
+    ),
+    "feather": Method("Feather", "Feather (global quantile, p = 3)", "#2E7D32", "8"),
+    "autosparse": Method(
+        "AutoSparse", "AutoSparse (annealed gradient)", "#7CB342", "<"
+    ),
+    "lats": Method("LATS", "LATS (scheduled threshold)", "#6D4C41", "*", "-."),
     "gmp": Method("GMP", "GMP (gradual magnitude pruning)", "#D55E00", "s"),
     "gmp_depthwise_dense": Method(
         "GMP, depthwise dense",
@@ -98,7 +110,7 @@ METHODS = {
 }
 """By the name in a configuration, in the order of legends."""
 
-LEARNED = ("str", "str_global")
+LEARNED = ("str", "str_macs", "str_global", "autosparse")
 """Methods whose thresholds are learned; the others' follow from the weights kept."""
 
 
