@@ -81,7 +81,7 @@ def measure(dense: Any, dataset: Any, rate: float) -> dict[str, float]:
     epochs, lr = int(settings.pop("epochs")), settings.pop("lr")
     frozen.compile(stk.optimizers.SGD(lr, **settings), _loss())
     for epoch in range(epochs):
-        frozen.fit(dataset.train(epoch, BATCH), verbose=0)
+        frozen.fit(dataset.train(epoch, BATCH), shuffle=False, verbose=0)
     model = stk.strip(frozen)
     stk.recalibrate(model, dataset.train(0, BATCH), verbose=False)
     accuracies.append(_accuracy(model, dataset))
