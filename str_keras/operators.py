@@ -7,6 +7,7 @@ threshold comes from is the third choice, see `str_keras.sparsifying`.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import re
 from collections.abc import Callable
@@ -88,6 +89,7 @@ def register_operator(
     slope = threshold_slope
 
     def create(*parameters: float) -> Operator:
+        _check_number(function, 2, parameters)
         return Operator(
             _full_name(name, parameters),
             functools.partial(_with, function, parameters),
@@ -114,6 +116,7 @@ def register_backward(
     """
 
     def create(*parameters: float) -> Backward:
+        _check_number(share, 1, parameters)
         return Backward(_full_name(name, parameters), lambda p: share(p, *parameters))
 
     _register(_BACKWARDS, name, create, share, check)
@@ -150,6 +153,17 @@ def _with(
     return function(kernel, threshold, *parameters)
 
 
+def _check_number(
+    function: Callable[..., Any], tensors: int, parameters: tuple[float, ...]
+) -> None:
+    """Raises TypeError if a function does not take so many parameters."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of C, without one
+        return
+    signature.bind(*[None] * tensors, *parameters)
+
+
 def _full_name(name: str, parameters: tuple[float, ...]) -> str:
     if not parameters:
         return name
@@ -181,7 +195,7 @@ def _get(registry: dict[str, Any], kind: str, identifier: Any) -> Any:
         )
     try:
         parameters = tuple(float(p) for p in (found[2] or "").split(",") if p.strip())
-        trouble = None if all(map(math.isfinite, parameters)) else "they are finite"
+        trouble = None if all(map(math.isfinite, parameters)) else "they must be finite"
         trouble = trouble or create.check(*parameters)
         made = None if trouble else create(*parameters)
         if isinstance(made, Backward):
@@ -274,18 +288,22 @@ def _soft_slope(kernel: Tensor, threshold: Tensor) -> Tensor:
 
 
 def _hard(kernel: Tensor, threshold: Tensor) -> Tensor:
-    return ops.where(ops.abs(kernel) > threshold, kernel, ops.zeros_like(kernel))
+    # Asked so, a weight that is no number is seen.
+    pruned = ops.abs(kernel) <= threshold
+    return ops.where(pruned, ops.zeros_like(kernel), kernel)
 
 
 def _feather(kernel: Tensor, threshold: Tensor, p: float = 3.0) -> Tensor:
-    """`sign(w) (|w|^p - t^p)^(1/p)`, as |w| (1 - (t/|w|)^p)^(1/p): no overflow."""
+    """`sign(w) (|w|^p - t^p)^(1/p)`, as `w (1 - (1 - x)^p)^(1/p)`: no overflow.
+
+    With `x = (|w| - t) / |w|`; near the threshold `|w| - t` is exact, `t / |w|` is not.
+    """
     size = ops.abs(kernel)
-    active = size > threshold
-    ratio = threshold / ops.where(active, size, ops.ones_like(size))
-    ratio = ops.where(active, ratio, ops.zeros_like(size))
-    # expm1: where t is close to |w| the difference is not lost.
-    rest = -ops.expm1(p * ops.log(ops.maximum(ratio, 1e-30)))
-    return ops.where(active, kernel * rest ** (1 / p), ops.zeros_like(kernel))
+    pruned = size <= threshold
+    share = (size - threshold) / ops.where(pruned, ops.ones_like(size), size)
+    share = ops.where(pruned, ops.zeros_like(size), share)
+    rest = -ops.expm1(p * ops.log1p(-share))
+    return ops.where(pruned, ops.zeros_like(kernel), kernel * rest ** (1 / p))
 
 
 ANNEALED_UNTIL = 0.9

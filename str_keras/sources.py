@@ -342,9 +342,12 @@ def rescale_filters(raw: Tensor, sparse: Tensor, kernel: Kernel) -> Tensor:
     """
     filters = {axis % len(raw.shape) for axis in kernel.filter_axes}
     axes = tuple(axis for axis in range(len(raw.shape)) if axis not in filters)
-    left = ops.where(sparse != 0, ops.abs(raw), ops.zeros_like(raw))
+    count = math.prod(raw.shape[axis] for axis in axes)
+    size = ops.abs(raw)
+    left = ops.where(sparse != 0, size, ops.zeros_like(size))
+    # Not by `ops.mean`: on JAX and torch Keras computes it of float64 in float32.
     left, whole = (
-        ops.mean(x, axis=axes, keepdims=True) + 1e-6 for x in (left, ops.abs(raw))
+        ops.sum(x, axis=axes, keepdims=True) / count + 1e-6 for x in (left, size)
     )
     return sparse + ops.stop_gradient(sparse * (1.01 / (left / whole + 0.01) - 1))
 

@@ -12,6 +12,7 @@ PARTS = {
     "core": ("thresholds", "layers", "model", "budget", "optimizers", "schedules"),
     "pruning": ("pruning", "channels", "freezing", "recalibration"),
     "recurrent": ("recurrent",),
+    "presets": ("operators", "presets"),
 }
 # One case of each kind of thing: on JAX every shape is compiled anew.
 LESS = (
