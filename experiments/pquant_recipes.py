@@ -20,16 +20,15 @@ TRIED: dict[str, dict[str, Sequence[Knobs]]] = {
     "fashion_mobilenet": {
         "pquant_autosparse": [
             *({"decay": decay} for decay in (0.003, 0.0045, 0.006, 0.01, 0.013, 0.016)),
-            *({**_LATE, "decay": decay} for decay in (0.015, 0.02)),
+            *({**_LATE, "decay": decay} for decay in (0.02, 0.03)),
         ],
         "pquant_dst": [
-            *({**_FILTERS, "alpha": a} for a in (0.0005, 0.0012, 0.0018, 0.0025)),
+            *({**_FILTERS, "alpha": a} for a in (0.0005, 0.0012, 0.0015, 0.0018)),
             *({"alpha": alpha} for alpha in (0.0025, 0.005)),
         ],
         "pquant_cs": [
             *({**_TUNED, "threshold_decay": d} for d in (3e-6, 1e-5, 2e-5, 3e-5, 5e-5)),
             {**_TUNED, "threshold_decay": 1e-4},
-            {"fine_tuning": 0.5, "threshold_decay": 5e-5},
         ],
     },
 }
