@@ -32,6 +32,7 @@ from str_keras.steering import SparsityRamp
 from str_keras.stripping import copy_weights, strip
 from str_keras.targets import Target
 from str_keras.thresholds import register_g
+from str_keras.tuning import tune
 
 if TYPE_CHECKING:
     from str_keras import data, export, models, torch_checkpoints
@@ -73,6 +74,7 @@ __all__ = [
     "strip",
     "summary",
     "torch_checkpoints",
+    "tune",
 ]
 
 

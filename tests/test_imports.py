@@ -43,6 +43,7 @@ PUBLIC = {
     "strip",
     "summary",
     "torch_checkpoints",
+    "tune",
 }
 CORE = {
     "str_keras",
@@ -102,6 +103,7 @@ CORE = {
             "tables",
             "targets",
             "thresholds",
+            "tuning",
         )
     ),
 }
@@ -136,6 +138,7 @@ ROOMS = [
     "schedules",
     "optimizers",
     "forecasting",
+    "tuning",
     "models",
     "data",
     "distribution",
