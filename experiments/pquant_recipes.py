@@ -36,7 +36,7 @@ From runs of seed 0 (`calibrate_pquant`), on a line in the logarithm of density 
 two of them, for CS also beyond the last. Levels that are not here were not reached:
 - AutoSparse stays below 96 % from a decay of 0.01 on, at which sparsity no longer
   follows the decay; from an initial threshold of -20 too.
-- DST's loss becomes infinite: by filter from an alpha of 0.0018 on; with a threshold for
+- DST's loss becomes infinite: by filter from an alpha of 0.0018 on; with one for
   each weight, as it ships, at 0.0025. From 80 % of zeros on, weights and thresholds of
   the last layers grow a hundredfold within 13 steps. The likely cause: batch norm
   multiplies gradients of filters that are all zero by 1 / sqrt(epsilon), 316.

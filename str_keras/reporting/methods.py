@@ -73,7 +73,7 @@ METHODS = {
         True,
     ),
     "pquant_autosparse": Method(
-        "AutoSparse of PQuantML", "AutoSparse by PQuantML", "#4B2991", "<", ":"
+        "AutoSparse of PQuantML", "AutoSparse by PQuantML", "#4B2991", "<", ":", True
     ),
     "pquant_dst": Method("DST of PQuantML", "DST by PQuantML", "#8E44AD", ">", ":"),
     "pquant_cs": Method(
