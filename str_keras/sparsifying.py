@@ -13,127 +13,18 @@ import keras
 from str_keras.layers import GRANULARITIES
 from str_keras.model import prepare
 from str_keras.operators import Backward, Operator
+from str_keras.presets import FEATHER_HALF, PRESETS, SOURCES, Preset, get_preset
 from str_keras.pruning import PrunedModel
 from str_keras.selection import Skip
 from str_keras.sources import NETWORK, LeveledModel, SparseModel
-from str_keras.steering import RAMP_SHARES
 from str_keras.targets import Target
-
-SOURCES = {
-    "learned": "g(s), s trained with the weights, one per layer, filter, weight, or "
-    "network",
-    "quantile(layer)": "of |w| in each kernel: the same sparsity in all",
-    "quantile(global)": "of |w| over all kernels: one threshold",
-    "quantile(normalized)": "of |w| over the layer's sum(shape)^-1/2",
-    "scheduled": "one threshold on the course of LATS, to the quantile of the target; "
-    '"scheduled(0.01)": to 0.01, without a target',
-}
-"""Where thresholds may come from, by name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """A published method as a combination of the three choices.
-
-    Args:
-        help: One line: when to use it.
-        source: Where it is published.
-        operator, backward, threshold: The choices; see `sparsify`.
-        granularity: Of a learned threshold.
-        s_init: Of a learned threshold; None: the default of g.
-        rescale: Whether filters are scaled up for what is pruned of them.
-        ramp: Where the ramp begins and ends, as shares of the training.
-    """
-
-    help: str
-    source: str
-    operator: str = "soft"
-    backward: str = "masked"
-    threshold: str = "learned"
-    granularity: str = "layer"
-    s_init: float | None = None
-    rescale: bool = False
-    ramp: tuple[float, float] = RAMP_SHARES
-
-
-PRESETS = {
-    "str": Preset(
-        "a threshold per layer is learned; budgets with few MACs",
-        "Kusupati et al. 2020",
-    ),
-    "str_global": Preset(
-        "one threshold is learned for the network",
-        "Kusupati et al. 2020, STR-GS",
-        granularity=NETWORK,
-    ),
-    "st3": Preset(
-        "one global quantile, gradient to all weights; accuracy first",
-        "Vanderschueren and De Vleeschouwer 2023",
-        backward="straight_through",
-        threshold="quantile(global)",
-        rescale=True,
-        ramp=(0.05, 0.5),
-    ),
-    "st3_sigma": Preset(
-        "st3 with quantiles over the layer's scale: fewer MACs",
-        "Vanderschueren and De Vleeschouwer 2023, sigma",
-        backward="straight_through",
-        threshold="quantile(normalized)",
-        rescale=True,
-        ramp=(0.05, 0.5),
-    ),
-    "feather": Preset(
-        "survivors are shrunk less the larger they are; gradient to all, half of it to "
-        "pruned weights above 95 %",
-        "Pallas et al. 2023",
-        operator="feather(3)",
-        backward="scaled(1)",
-        threshold="quantile(global)",
-        ramp=(0.0, 0.5),
-    ),
-    "autosparse": Preset(
-        "str, pruned weights get a share of the gradient that falls to 0",
-        "Kundu et al. 2023",
-        backward="annealed(0.5)",
-        s_init=-5.0,
-    ),
-    "lats": Preset(
-        "one threshold that is scheduled itself, gradient to all",
-        "Yanqi Chen et al., S-LATS",
-        backward="straight_through",
-        threshold="scheduled",
-    ),
-    "gmp": Preset(
-        "the largest weights of each layer, on a cubic ramp; the same sparsity in all",
-        "Zhu and Gupta 2017",
-        operator="hard",
-        threshold="quantile(layer)",
-        ramp=(0.2, 0.8),
-    ),
-    "dnw": Preset(
-        "the largest weights of each layer from the first step on, gradient to all",
-        "Wortsman et al. 2019",
-        operator="hard",
-        backward="straight_through",
-        threshold="quantile(layer)",
-        ramp=(0.0, 0.0),
-    ),
-}
-"""Published methods by name: `sparsify(model, preset="st3", target_sparsity=0.9)`."""
-
-FEATHER_HALF = 0.95
-"""Sparsity above which Feather gives pruned weights half of the gradient."""
 
 
 def _choose(
     preset: str, target: Target | None, choices: dict[str, Any]
 ) -> dict[str, Any]:
     """The preset's choices, and the user's own in place of them."""
-    if preset not in PRESETS:
-        raise ValueError(
-            f"Unknown preset: choose one of {', '.join(PRESETS)}. Received: {preset=}"
-        )
-    chosen = dataclasses.asdict(PRESETS[preset])
+    chosen = dataclasses.asdict(get_preset(preset))
     sparsity = (target and target.sparsity) or 0.0
     if preset == "feather" and sparsity > FEATHER_HALF:
         chosen["backward"] = "scaled(0.5)"
@@ -233,8 +124,9 @@ def sparsify(
             of the form for sparse kernels (`stk.sparse_ready_report` tells), "size"
             what takes no less of a file without them; see `str_keras.policies`. None:
             neither.
-        preset: A published method of `PRESETS`: str, str_global, st3, st3_sigma,
-            feather, autosparse, lats, gmp or dnw. The next three change one choice.
+        preset: A published method: str, str_global, st3, st3_sigma, feather,
+            autosparse, lats, gmp or dnw; `str_keras.presets.describe` tells what each
+            does. The next three change one choice.
         operator: "soft", "hard", "feather(3)", or of `stk.register_operator`.
         backward: "masked", "straight_through", "scaled(0.5)", "annealed(0.5)", or of
             `stk.register_backward`: what pruned weights get of the gradient.
@@ -313,3 +205,13 @@ def sparsify(
         rescale=chosen["rescale"],
         **common,
     )
+
+
+__all__ = [
+    "PRESETS",
+    "SOURCES",
+    "Preset",
+    "find_source",
+    "make_target",
+    "sparsify",
+]

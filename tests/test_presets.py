@@ -8,6 +8,7 @@ be the kernel that layers read, and the next state.
 
 import dataclasses
 import itertools
+import pathlib
 from typing import Any
 
 import keras
@@ -18,8 +19,9 @@ from keras import ops
 from preset_cases import CASES, STEPS
 
 import str_keras as stk
+from str_keras import presets
 from str_keras.model import find_thresholded
-from str_keras.sparsifying import PRESETS
+from str_keras.presets import PRESETS
 
 numpy = ops.convert_to_numpy
 BATCHES, BATCH = 4, 3
@@ -246,3 +248,18 @@ def test_every_step_is_the_published_one(case, upstreams):
     first, last = watch.states[0], watch.states[-1]
     assert all(np.any(a != b) for a, b in zip(first.kernels, last.kernels, strict=True))
     assert 0 < sum(pruned(last.kernels, last.thresholds)) < 900
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_described(name):
+    text, preset = presets.describe(name), PRESETS[name]
+    assert max(map(len, text.splitlines())) <= 88
+    words = " ".join(text.split())
+    for part in (preset.help, preset.source, preset.shapes, preset.gradient):
+        assert part and part in words
+    assert ("PQuantML 0.1.0" in words) == (name == "autosparse")
+
+
+def test_readme_has_the_table():
+    readme = pathlib.Path(__file__).parents[1] / "README.md"
+    assert presets.table() in readme.read_text()
