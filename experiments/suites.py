@@ -292,7 +292,6 @@ class Grid:
             if level in TFMOT_LEVELS:
                 for variant in (TFMOT, TFMOT_MASKED):
                     cells += [self.tfmot_cell(level, seed, variant) for seed in SEEDS]
-            cells += self.pquant_cells(level)
         last = [("erk_rigl_static", level, seed) for level in LEVELS for seed in SEEDS]
         return cells + [self.cell(*key) for key in last]
 

@@ -219,8 +219,7 @@ def test_lambda_of_the_papers_recipe():
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_suites_are_complete_grids_in_order(name):
-    # PQuantML's runs, where they are calibrated, are of test_pquant_twin.
-    cells = [cell for cell in suites.create(name) if not cell.by_pquant]
+    cells = suites.create(name)
     ids = [cell.id for cell in cells]
     spared = 6 * ("mobilenet" in name)
     assert len(ids) == len(set(ids)) == 3 + 8 * 5 * 3 + 2 * 2 * 3 + spared
