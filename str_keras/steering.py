@@ -207,7 +207,9 @@ class SparsityRamp(keras.callbacks.Callback):
     to the target is gone; nothing is pruned before `begin`, and from `end` on the
     target is held. Steps are those of `optimizer.iterations`, and what the ramp sets
     are weights of the model, so a training that goes on finds its place. `fit` adds
-    one by itself to a model with a target; name it to choose its ends.
+    one by itself to a model with a target; name it to choose its ends. A model that is
+    compiled anew starts at step 0, and so anew from dense: `SparsityRamp(0, 0)` holds
+    the target, `stk.freeze_mask` the zeros where they are.
 
     Args:
         begin: First step of the ramp; None: as the model's preset says, else after
