@@ -153,7 +153,8 @@ def row_length(
 ) -> int:
     """Weights in a row of a kernel in a .tflite file, whose last dimension is sparse.
 
-    Rows lie along the input channels, of a depthwise kernel along all channels.
+    Rows lie along the input channels, of a depthwise kernel along all channels, of a
+    three-dimensional convolution's along the output channels.
 
     Args:
         layer, name, shape, filter_axes: As of `why_dense`.
@@ -166,6 +167,8 @@ def row_length(
     depthwise = layers.DepthwiseConv1D | layers.DepthwiseConv2D
     if isinstance(layer, depthwise) or name == "depthwise_kernel":
         return math.prod(shape[axis] for axis in filters)
+    if isinstance(layer, layers.Conv3D):
+        return shape[-1]
     return math.prod(inputs) if isinstance(layer, layers.EinsumDense) else inputs[-1]
 
 

@@ -99,6 +99,23 @@ def test_counts_a_kernel_without_threshold_as_it_is():
     assert some([100]) == pytest.approx(every(kept))
 
 
+@pytest.mark.parametrize("layer", [layers.GRU(32), layers.Conv3D(16, 3)])
+def test_one_written_file_corrects_what_is_badly_told(layer):
+    shape = (8, 8, 8, 2) if isinstance(layer, layers.Conv3D) else (8, 16)
+    net = [keras.Input(shape), layer, layers.Flatten(), layers.Dense(10)]
+    model = trained(keras.Sequential(net))
+    size = None
+    for rate in (0.9, 0.5, 0.99):
+        pruned = stk.prune(model, rate)
+        kept = [np.count_nonzero(item.sparse()) for item in pruned.thresholded]
+        kind = Kind("float16", sparse=True)
+        written = len(TFLiteWriter(stk.strip(pruned)).encode(kind).content)
+        if size is None:
+            size = stk.budget.FileSize(pruned)
+            size.correct(written, kept)
+        assert size(kept) == pytest.approx(written, rel=0.01)
+
+
 def test_says_what_is_wrong():
     model = plain_net()
     with pytest.raises(ValueError, match=r"one of .*Received: weights='int4'"):
