@@ -33,7 +33,7 @@ class Result:
 
     Args:
         id: Its name, and that of its files.
-        method: One of `str_keras.config.METHODS`, or a variant as "tfmot".
+        method: One of `str_keras.methods.METHODS`, or a variant as "tfmot".
         level: Sparsity aimed at, in [0, 1]; 0 for a dense net, the measured one where
             none was aimed at (a calibration).
         seed: Of the run.

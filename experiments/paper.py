@@ -64,7 +64,7 @@ class PaperRow:
     Args:
         row: Its name here, and that of its configuration.
         network: An architecture of `str_keras.models`.
-        method: One of `str_keras.config.METHODS`.
+        method: One of `str_keras.methods.METHODS`.
         level: Percent of zeros that names it: what is asked for, or, where thresholds
             are learned, what the paper got (as `sparsity`, if we could verify it); ""
             for a dense net.

@@ -16,7 +16,7 @@ from experiments import arrays, outside, pquant_twin, records, tfmot_twin, train
 from experiments.records import FINISHED, Row
 from experiments.suites import TFMOT_MASKED, Cell
 from str_keras import cli
-from str_keras.config import LEARNED
+from str_keras.methods import LEARNED
 
 WAIT = 5.0
 """Seconds between two looks at what other processes have finished."""

@@ -21,7 +21,8 @@ from experiments.pquant_twin import METHODS as PQUANT
 from experiments.recipes import RECIPES, TRIED, carry_over
 from str_keras import building, config
 from str_keras.budget import summary
-from str_keras.config import AT_BUDGET, TrainConfig
+from str_keras.config import TrainConfig
+from str_keras.methods import AT_BUDGET
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"

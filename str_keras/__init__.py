@@ -22,11 +22,12 @@ from str_keras.folding import fold_rank
 from str_keras.forecasting import forecast
 from str_keras.freezing import freeze_mask
 from str_keras.layers import SoftThreshold
+from str_keras.learned import SparseModel
+from str_keras.leveled import LeveledModel
 from str_keras.operators import register_backward, register_operator, soft_threshold
 from str_keras.pruning import PrunedModel, prune
 from str_keras.ready import make_sparse_ready, sparse_ready_report
 from str_keras.recalibration import recalibrate
-from str_keras.sources import LeveledModel, SparseModel
 from str_keras.sparsifying import sparsify
 from str_keras.steering import SparsityRamp
 from str_keras.stripping import copy_weights, strip

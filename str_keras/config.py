@@ -13,44 +13,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from str_keras.distribution import STRATEGIES
+from str_keras.methods import (
+    AT_BUDGET,
+    AT_RATE,
+    METHODS,
+    ONLY_FOR,
+)
 from str_keras.operators import get_backward, get_operator
 from str_keras.policies import POLICIES
 from str_keras.schedules import SCHEDULES
 from str_keras.sparsifying import PRESETS, find_source, make_target
 from str_keras.targets import Target
 
-METHODS = {
-    "str": "learn a threshold per layer (or --granularity)",
-    "str_global": "learn one threshold for the network",
-    "dense": "the same net without",
-    **{
-        name: PRESETS[name].help
-        for name in ("st3", "st3_sigma", "feather", "autosparse", "lats")
-    },
-    "gmp": "gradual magnitude pruning, every layer at --sparsity",
-    "dnw": "the largest weights from the first step on, gradient to all",
-    "uniform_oneshot": "prune once, midway between --prune_begin and --prune_end",
-    "erk_rigl_static": "random zeros from the first step on, at the rates of ERK",
-    "budget_gmp": "gmp at the rates of --budget",
-    "budget_dnw": "dnw at the rates of --budget",
-}
-LEARNED = ("str", "str_global", "autosparse")
-AT_BUDGET = ("budget_gmp", "budget_dnw")
-AT_RATE = ("gmp", "dnw", "uniform_oneshot", "erk_rigl_static")
-"""Methods that take --sparsity: one rate for every layer."""
-TIMED = ("gmp", "budget_gmp", "uniform_oneshot")
-"""Methods without a target that prune between `prune_begin` and `prune_end`."""
-TARGETS = ("target_sparsity", "target_macs", "target_bytes")
-ONLY_FOR = {
-    **dict.fromkeys(("s_init", "g", "granularity", "threshold_decay"), LEARNED),
-    **dict.fromkeys(("prune_begin", "prune_end"), (*PRESETS, *TIMED)),
-    **dict.fromkeys(("skip", "policy"), tuple(m for m in METHODS if m != "dense")),
-    **dict.fromkeys(
-        (*TARGETS, "min_density", "min_kept", "mac_pressure"), tuple(PRESETS)
-    ),
-    **dict.fromkeys(("operator", "backward", "threshold"), tuple(PRESETS)),
-}
-"""Fields that other methods do not read, by name."""
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 

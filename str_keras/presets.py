@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 
-from str_keras.sources import NETWORK
+from str_keras.learned import NETWORK
 from str_keras.steering import RAMP_SHARES
 
 SOURCES = {

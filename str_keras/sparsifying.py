@@ -11,12 +11,13 @@ from typing import Any
 import keras
 
 from str_keras.layers import GRANULARITIES
+from str_keras.learned import NETWORK, SparseModel
+from str_keras.leveled import LeveledModel
 from str_keras.model import prepare
 from str_keras.operators import Backward, Operator
 from str_keras.presets import FEATHER_HALF, PRESETS, SOURCES, Preset, get_preset
 from str_keras.pruning import PrunedModel
 from str_keras.selection import Skip
-from str_keras.sources import NETWORK, LeveledModel, SparseModel
 from str_keras.targets import Target
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from str_keras import building, checkpoint, data
+from str_keras.alarms import DriftAlarm, LossWatch
 from str_keras.budget import Summary, summary
 from str_keras.checkpoint import Progress
 from str_keras.config import TrainConfig
@@ -18,9 +19,7 @@ from str_keras.distribution import create_strategy
 from str_keras.forecasting import Forecast, forecast
 from str_keras.model import find_thresholded
 from str_keras.monitoring import (
-    DriftAlarm,
     Interruption,
-    LossWatch,
     SparsityProbe,
     StopOnNan,
     TensorBoardWriter,

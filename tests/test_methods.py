@@ -13,7 +13,8 @@ from test_train import tiny
 import str_keras as stk
 from str_keras import building, train, training
 from str_keras.checkpoint import load_model
-from str_keras.config import METHODS, TrainConfig, from_dict
+from str_keras.config import TrainConfig, from_dict
+from str_keras.methods import METHODS
 from str_keras.model import find_thresholded
 
 pytestmark = pytest.mark.skipif(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import str_keras as stk
-from str_keras.monitoring import DriftAlarm, LossWatch
+from str_keras.alarms import DriftAlarm, LossWatch
 
 
 def make_model(**arguments):
