@@ -29,8 +29,15 @@ def text_table(
             table.add_row(*row)
         else:
             table.add_section()
-    # Never cut at the width of a terminal: the text goes to files too.
-    console = Console(file=io.StringIO(), width=10_000, color_system=None, markup=False)
+    # Never cut at the width of a terminal: the text goes to files too. In a notebook
+    # rich would show the table at once and leave the text empty.
+    console = Console(
+        file=io.StringIO(),
+        width=10_000,
+        color_system=None,
+        markup=False,
+        force_jupyter=False,
+    )
     console.print(table)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines).strip("\n")
