@@ -29,7 +29,7 @@ help:
 	@echo "make demo        a page with a dense net beside its sparse twin, in a browser"
 	@echo "make test        the test suite"
 	@echo "make test-long   what takes minutes: the core on JAX and PyTorch, tfmot's twin,"
-	@echo "                 PQuantML"
+	@echo "                 PQuantML, the notebook"
 	@echo "make pquant      the environment in which the experiments run PQuantML"
 	@echo "make test-device .tflite files on emulated CPUs and in Chromium (make runtimes)"
 	@echo "make test-fast   without the tests that train or start processes"
