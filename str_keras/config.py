@@ -121,6 +121,11 @@ class TrainConfig:
     min_kept: int = _option(
         1, "Number of weights that every layer keeps on the way to a target."
     )
+    min_per_channel: float = _option(
+        0.0,
+        "Weights a channel that every layer keeps on the average, where they take no "
+        "more than half of what the target leaves: narrow layers stay alive.",
+    )
     mac_pressure: float = _option(
         0.0,
         "Exponent of a layer's MACs per weight in its threshold: with 0.5, say, MACs "
@@ -305,6 +310,7 @@ class TrainConfig:
             self.min_density,
             None if self.min_kept == 1 else self.min_kept,
             self.mac_pressure,
+            self.min_per_channel,
         )
 
     @property

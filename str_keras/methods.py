@@ -31,7 +31,8 @@ ONLY_FOR = {
     **dict.fromkeys(("prune_begin", "prune_end"), (*PRESETS, *TIMED)),
     **dict.fromkeys(("skip", "policy"), tuple(m for m in METHODS if m != "dense")),
     **dict.fromkeys(
-        (*TARGETS, "min_density", "min_kept", "mac_pressure"), tuple(PRESETS)
+        (*TARGETS, "min_density", "min_kept", "min_per_channel", "mac_pressure"),
+        tuple(PRESETS),
     ),
     **dict.fromkeys(("operator", "backward", "threshold"), tuple(PRESETS)),
 }

@@ -65,13 +65,18 @@ def make_target(
     min_density: float,
     min_kept: int | None,
     mac_pressure: float,
+    min_per_channel: float = 0.0,
 ) -> Target | None:
     """The target of what a user gave; None if none.
 
     Raises:
         ValueError: if floors or pressure are given without a target, or as `Target`.
     """
-    given = {"min_density": min_density, "mac_pressure": mac_pressure}
+    given: dict[str, float] = {
+        "min_density": min_density,
+        "mac_pressure": mac_pressure,
+        "min_per_channel": min_per_channel,
+    }
     if min_kept is not None:
         given["min_kept"] = min_kept
     if sparsity is macs is bytes is None:
@@ -104,6 +109,7 @@ def sparsify(
     min_density: float = 0.0,
     min_kept: int | None = None,
     mac_pressure: float = 0.0,
+    min_per_channel: float = 0.0,
 ) -> Any:
     """Returns a copy of a model whose kernels have thresholds.
 
@@ -139,6 +145,8 @@ def sparsify(
         target_bytes: Bytes of the sparse float16 .tflite file.
         min_density: Share of weights that every kernel keeps, in [0, 1).
         min_kept: Number of weights that every kernel keeps; 1 unless told.
+        min_per_channel: Number of weights a channel that every kernel keeps on the
+            average, see `Target`: narrow layers stay alive at high sparsity.
         mac_pressure: Exponent of a layer's MACs per weight in its threshold, 0 or more:
             MACs fall further at equal sparsity; see `Target`.
 
@@ -153,7 +161,13 @@ def sparsify(
             target is out of reach.
     """
     target = make_target(
-        target_sparsity, target_macs, target_bytes, min_density, min_kept, mac_pressure
+        target_sparsity,
+        target_macs,
+        target_bytes,
+        min_density,
+        min_kept,
+        mac_pressure,
+        min_per_channel,
     )
     chosen = _choose(
         preset,

@@ -55,6 +55,7 @@ class Loop:
         own = [rows[id(item.kernel.variable)] for item in model.thresholded]
         self.sizes = np.array([row.params for row in own])
         self.floors = np.array([self.target.floor(row.params) for row in own])
+        self.widths = np.array([sum(row.shape) for row in own])
         self.uses: np.ndarray | None = None
         if None not in [row.macs for row in rows.values()]:
             self.uses = np.array([(row.macs or 0) / row.params for row in own])
@@ -63,6 +64,7 @@ class Loop:
         self.cost = self._cost()
         self.dense = self.cost(self.sizes)
         self.limit = self._limit()
+        self.floors = self._raised_floors()
         least = self.cost(self.floors)
         # By as much a target may be missed: a weight of each kernel, and 0.1 %.
         ones = np.minimum(self.floors + 1, self.sizes)
@@ -90,6 +92,19 @@ class Loop:
             )
         uses, fixed = self.uses, self.fixed
         return lambda kept: fixed + float(uses @ kept)
+
+    def _raised_floors(self) -> np.ndarray:
+        """The floors with `min_per_channel`, as far as half of what is left goes."""
+        nothing = self.cost(np.zeros_like(self.sizes))
+        most = nothing + (self.limit - nothing) / 2
+        number = self.target.min_per_channel
+        while number > 0.01:
+            wanted = np.minimum(np.ceil(number * self.widths), self.sizes)
+            floors = np.maximum(self.floors, wanted.astype(self.floors.dtype))
+            if self.cost(floors) <= most:
+                return floors
+            number *= 0.95
+        return self.floors
 
     def _limit(self) -> float:
         if self.target.kind == "sparsity":

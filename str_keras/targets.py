@@ -24,6 +24,10 @@ class Target:
             writes.
         min_density: Share of weights in [0, 1) that every kernel keeps.
         min_kept: Number of weights that every kernel keeps (all, if it has fewer).
+        min_per_channel: Number of weights, times the sum of its shape (inputs, outputs
+            and extents), that every kernel keeps: 1 is one a channel, on the average.
+            Taken smaller where such floors would take more than half of what the
+            target leaves. 0: none.
         mac_pressure: Exponent b of 0 or more: thresholds are proportional to the b-th
             power of a layer's MACs per weight, so that at equal sparsity MACs fall
             further. 0: the layers' own differences alone.
@@ -38,6 +42,7 @@ class Target:
     bytes: float | None = None
     min_density: float = 0.0
     min_kept: int = 1
+    min_per_channel: float = 0.0
     mac_pressure: float = 0.0
 
     def __post_init__(self) -> None:
@@ -73,11 +78,10 @@ class Target:
                 "min_kept is a number of weights, 0 or more. "
                 f"Received: min_kept={self.min_kept!r}"
             )
-        pressure = self.mac_pressure
-        if not _is_number(pressure) or not 0 <= pressure < math.inf:
-            raise ValueError(
-                f"mac_pressure is 0 or more. Received: mac_pressure={pressure!r}"
-            )
+        for name in ("mac_pressure", "min_per_channel"):
+            value = getattr(self, name)
+            if not _is_number(value) or value < 0:
+                raise ValueError(f"{name} is 0 or more. Received: {name}={value!r}")
 
     @property
     def kind(self) -> str:

@@ -119,6 +119,25 @@ def test_floors_hold():
     assert sum(r.nonzeros for r in rows) == round(sum(r.params for r in rows) * 0.03)
 
 
+@pytest.mark.parametrize(("sparsity", "taken"), [(0.9, 1.0), (0.95, None)])
+def test_floors_by_channel_take_half_at_most(sparsity, taken):
+    """One weight a channel of each kernel; smaller where that is more than half."""
+    arguments = {"target_sparsity": sparsity, "min_per_channel": 1.0}
+    model = stk.sparsify(make_net(), preset="st3", **arguments)
+    sums = np.array([3 + 3 + 3 + 12, 3 + 3 + 12 + 24, 24 + 10])
+    floors = stk.steering.Loop(model).floors
+    half = round(3156 * (1 - sparsity)) / 2
+    assert floors.sum() <= half
+    if taken:
+        assert floors.tolist() == sums.tolist()
+    else:
+        assert floors.sum() > 0.9 * half
+        assert (np.abs(floors - sums * floors.sum() / sums.sum()) <= 1).all()
+    rows = stk.summary(trained(model)).rows
+    assert all(row.nonzeros >= n for row, n in zip(rows, floors, strict=True))
+    assert abs(sum(row.nonzeros for row in rows) - 2 * half) <= 1
+
+
 def test_pressure_follows_macs():
     """At equal sparsity fewer MACs: the first layer's weights are used most."""
     plain, pressed = (
@@ -191,6 +210,8 @@ def test_two_replicas_end_as_one():
         ({"target_sparsity": 0.9, "min_density": 1.0}, "min_density"),
         ({"target_sparsity": 0.9, "min_kept": 0.5}, "min_kept"),
         ({"target_sparsity": 0.9, "mac_pressure": -1}, "mac_pressure"),
+        ({"target_sparsity": 0.9, "min_per_channel": -1}, "min_per_channel"),
+        ({"min_per_channel": 1.0}, "on the way to a target"),
         ({"min_density": 0.1}, "on the way to a target"),
         ({"preset": "st3"}, "want a target"),
         ({"preset": "st4", "target_sparsity": 0.9}, "Unknown preset.*st3_sigma"),
