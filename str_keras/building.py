@@ -14,7 +14,7 @@ from str_keras.forecasting import suggest_s_init
 from str_keras.operators import get_backward
 from str_keras.pruning import keep_random, prune
 from str_keras.selection import Skip
-from str_keras.sparsifying import PRESETS, sparsify
+from str_keras.sparsifying import LED_G, PRESETS, sparsify
 from str_keras.steering import SparsityRamp
 from str_keras.thresholds import get_g
 
@@ -35,6 +35,9 @@ def resolve(config: TrainConfig, image_size: int, steps: int) -> TrainConfig:
     """
     automatic = "small" if image_size <= SMALL_IMAGE else "imagenet"
     stem = automatic if config.stem == "auto" else config.stem
+    g = config.g
+    if g == "auto":
+        g = "sigmoid" if config.target is None else LED_G
     s_init = config.s_init
     own = PRESETS[config.method].s_init if config.is_preset else None
     # Led to a target s decays no more than its differences do: any start will do.
@@ -42,10 +45,12 @@ def resolve(config: TrainConfig, image_size: int, steps: int) -> TrainConfig:
     if s_init is None and decays:
         optimizer = create_optimizer(config, steps)
         try:
-            s_init = suggest_s_init(optimizer, steps * config.epochs, config.g)
+            s_init = suggest_s_init(optimizer, steps * config.epochs, g)
         except ValueError:  # the decay is too weak for any; the forecast will say so
-            s_init = get_g(config.g).s_init
-    return dataclasses.replace(config, stem=stem, image_size=image_size, s_init=s_init)
+            s_init = get_g(g).s_init
+    return dataclasses.replace(
+        config, stem=stem, image_size=image_size, s_init=s_init, g=g
+    )
 
 
 def create_dense(
@@ -123,7 +128,7 @@ def _sparsified(config: TrainConfig, dense: keras.Model) -> keras.Model:
     return sparsify(
         dense,
         config.s_init if config.learns_thresholds else None,
-        config.g,
+        None if config.g == "auto" else config.g,
         config.granularity if own else None,
         _skip_rules(config.skip),
         config.policy or None,

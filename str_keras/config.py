@@ -95,7 +95,11 @@ class TrainConfig:
         "Initial logit of the thresholds; if not given, what the forecast suggests "
         "for this schedule and decay.",
     )
-    g: str = _option("sigmoid", "From logit to threshold: sigmoid or exp.")
+    g: str = _option(
+        "auto",
+        "From logit to threshold: sigmoid or exp; auto: sigmoid, as the paper, but exp "
+        "on the way to a target, as sigmoid stays below 1.",
+    )
     granularity: str = _option(
         "layer", "Thresholds per layer, filter, weight, or one for the network."
     )

@@ -369,8 +369,9 @@ class SparsityRamp(keras.callbacks.Callback):
             self._alarmed = True
             warnings.warn(
                 f"At step {step} the model has {loop.told(cost)}, the ramp "
-                f"asks for {loop.told(limit)}: floors (min_density, min_kept) or zeros "
-                "in the raw weights hold it there.",
+                f"asks for {loop.told(limit)}: floors (min_density, min_kept, "
+                "min_per_channel), zeros in the raw weights, weights that tie, or "
+                "weights beyond g hold it there.",
                 RuntimeWarning,
                 stacklevel=2,
             )

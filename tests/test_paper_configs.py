@@ -1,5 +1,6 @@
 """The paper's rows: each has its file, which loads, and says what is verified."""
 
+import dataclasses
 import pathlib
 import re
 import shlex
@@ -9,7 +10,7 @@ from absl import flags
 
 import str_keras as stk
 from experiments import paper
-from str_keras import config, train
+from str_keras import building, config, train
 from str_keras.config import FIELDS, TrainConfig
 from str_keras.distribution import STRATEGIES
 
@@ -111,13 +112,13 @@ def test_defaults_are_the_imagenet_recipe():
         "nesterov": False,
         "label_smoothing": 0.1,
         "threshold_decay": None,
-        "g": "sigmoid",
         "granularity": "layer",
         "skip": (),
-        "prune_begin": 0.2,
-        "prune_end": 0.8,
     }
     assert {name: getattr(default, name) for name in recipe} == recipe
+    assert building.resolve(default, 224, 5005).g == "sigmoid"
+    gmp = dataclasses.replace(default, method="gmp", sparsity=0.9)
+    assert gmp.ramp == (0.2, 0.8)
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -89,7 +89,7 @@ def test_training_ends_at_the_target(arguments):
 
 def test_the_offset_keeps_the_differences_of_the_layers():
     """A weight is pruned where g^-1(|w|) - s is at most the offset, by NumPy."""
-    model = stk.sparsify(make_net(), target_sparsity=0.8, s_init=-8.0)
+    model = stk.sparsify(make_net(), -8.0, "sigmoid", target_sparsity=0.8)
     for shift, item in enumerate(find_thresholded(model)):
         item.logit.assign(-8.0 + shift)
     model.fit = None
@@ -307,3 +307,19 @@ def test_the_plan_says_what_is_coming():
     for words, step, number in zip(lines, (10, 20, 30, 40, 50), left, strict=True):
         assert words[:2] == ["step", f"{step}:"]
         assert int(words[2].replace(",", "")) == round(number)
+
+
+def test_weights_beyond_1_are_pruned_too():
+    """No sigmoid reaches them: with it the loop says what it cannot do."""
+    dense = make_net()
+    for layer in ("first", "second", "head"):
+        kernel = dense.get_layer(layer).kernel
+        kernel.assign(numpy(kernel) * 100)
+    model = stk.sparsify(dense, target_sparsity=0.9)
+    assert model.g.name == "exp" and stk.sparsify(dense).g.name == "sigmoid"
+    x, y = images(64)
+    compiled(model).fit(x, y, BATCH, verbose=0, callbacks=[stk.SparsityRamp(0, 0)])
+    assert abs(stk.summary(model).kernels.sparsity - 0.9) < 1e-3
+    bounded = compiled(stk.sparsify(dense, target_sparsity=0.9, g="sigmoid"))
+    with pytest.warns(RuntimeWarning, match="weights beyond g"):
+        bounded.fit(x, y, BATCH, verbose=0, callbacks=[stk.SparsityRamp(0, 0)])
