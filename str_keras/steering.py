@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from str_keras.budget.counting import geometry
+from str_keras.budget.counting import geometry, measure_sparsity
 from str_keras.budget.file_size import FileSize
 from str_keras.internals import read_state_before_step
 from str_keras.targets import Target
@@ -349,6 +349,8 @@ class SparsityRamp(keras.callbacks.Callback):
         # A training that is interrupted in an epoch goes on where it was.
         if step >= self._plan()[1] and not self.model.stop_training:
             self.move(step)
+            if self._loop is not None:
+                self._check(self._loop, step)
 
     def move(self, step: int) -> None:
         """Sets the thresholds to those of a step."""
@@ -372,6 +374,19 @@ class SparsityRamp(keras.callbacks.Callback):
                 f"asks for {loop.told(limit)}: floors (min_density, min_kept, "
                 "min_per_channel), zeros in the raw weights, weights that tie, or "
                 "weights beyond g hold it there.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _check(self, loop: Loop, step: int) -> None:
+        """Warns if the thresholds, as stored, do not prune what they should."""
+        actual = [row.nonzeros for row in measure_sparsity(loop.model)]
+        cost, wanted = loop.cost(np.array(actual)), self.changes[-1].cost
+        if abs(cost - wanted) > loop.slack:
+            warnings.warn(
+                f"At step {step} the thresholds should leave {loop.told(wanted)} and "
+                f"leave {loop.told(cost)}: numbers have outgrown float32, the training "
+                "diverges. Lower the learning rate, or name another preset.",
                 RuntimeWarning,
                 stacklevel=2,
             )

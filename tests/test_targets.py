@@ -323,3 +323,14 @@ def test_weights_beyond_1_are_pruned_too():
     bounded = compiled(stk.sparsify(dense, target_sparsity=0.9, g="sigmoid"))
     with pytest.warns(RuntimeWarning, match="weights beyond g"):
         bounded.fit(x, y, BATCH, verbose=0, callbacks=[stk.SparsityRamp(0, 0)])
+
+
+def test_thresholds_that_outgrow_float32_are_told():
+    """A training that diverges must not pass for one that met its target."""
+    model = stk.sparsify(make_net(), target_sparsity=0.9)
+    for item in find_thresholded(model):
+        item.logit.assign(-2e7)  # beside which an offset has steps of 2
+    model.compile(stk.optimizers.SGD(0.0), "mse")
+    x, _ = images(32)
+    with pytest.warns(RuntimeWarning, match="outgrown float32"):
+        model.fit(x, np.zeros((32, 10)), verbose=0, callbacks=[stk.SparsityRamp(0, 0)])
