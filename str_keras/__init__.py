@@ -28,7 +28,7 @@ from str_keras.operators import register_backward, register_operator, soft_thres
 from str_keras.pruning import PrunedModel, prune
 from str_keras.ready import make_sparse_ready, sparse_ready_report
 from str_keras.recalibration import recalibrate
-from str_keras.sparsifying import sparsify
+from str_keras.sparsifying import register_threshold, sparsify
 from str_keras.steering import SparsityRamp
 from str_keras.stripping import copy_weights, strip
 from str_keras.targets import Target
@@ -66,6 +66,7 @@ __all__ = [
     "register_backward",
     "register_g",
     "register_operator",
+    "register_threshold",
     "schedules",
     "shrink",
     "soft_threshold",

@@ -128,7 +128,7 @@ def _sparsified(config: TrainConfig, dense: keras.Model) -> keras.Model:
     return sparsify(
         dense,
         config.s_init if config.learns_thresholds else None,
-        None if config.g == "auto" else config.g,
+        config.g if config.learns_thresholds and config.g != "auto" else None,
         config.granularity if own else None,
         _skip_rules(config.skip),
         config.policy or None,

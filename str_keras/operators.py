@@ -1,7 +1,7 @@
 """What a threshold does to a kernel, and what pruned weights get of the gradient.
 
-Two registries, free to combine: the operator (forward) and the backward rule. Where the
-threshold comes from is the third choice, see `str_keras.sparsifying`.
+Two of three registries, free to combine: the operator (forward) and the backward rule.
+Where the threshold comes from is the third, see `str_keras.sparsifying`.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Backward:
     name: str
     share: Callable[[float], float]
 
-    @property
+    @functools.cached_property
     def constant(self) -> float | None:
         """The share, if it is the same all along; else None."""
         first = self.share(0.0)
-        points = (0.25, 0.5, 0.75, 1.0)
+        points = (step / 1000 for step in range(1001))
         return first if all(self.share(p) == first for p in points) else None
 
 
@@ -167,7 +167,8 @@ def _check_number(
 def _full_name(name: str, parameters: tuple[float, ...]) -> str:
     if not parameters:
         return name
-    return f"{name}({', '.join(f'{p:.17g}' for p in parameters)})"
+    told = (f"{p:g}" if float(f"{p:g}") == p else repr(p) for p in parameters)
+    return f"{name}({', '.join(told)})"
 
 
 def _register(

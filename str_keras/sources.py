@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -114,12 +115,15 @@ class ThresholdModel(SubstitutedModel):
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Keras' `fit`; adds a `SparsityRamp` where one is wanted and none is given."""
-        callbacks = kwargs.get("callbacks") or []
+        bound = inspect.signature(super().fit).bind(*args, **kwargs)
+        callbacks = bound.arguments.get("callbacks") or []
         listed = getattr(callbacks, "callbacks", callbacks)
         listed = list(listed) if isinstance(listed, list | tuple) else [listed]
         if self.is_led and not any(isinstance(c, SparsityRamp) for c in listed):
-            kwargs["callbacks"] = [SparsityRamp(), *listed]
-        return super().fit(*args, **kwargs)
+            # Without a target there is no way to go: what changes is the share.
+            ramp = SparsityRamp(0, 0) if self.target is None else SparsityRamp()
+            bound.arguments["callbacks"] = [ramp, *listed]
+        return super().fit(*bound.args, **bound.kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, the model inside serialized."""

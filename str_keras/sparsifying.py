@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -205,6 +206,11 @@ def sparsify(
             "These thresholds want a target: give target_sparsity, target_macs or "
             f"target_bytes. Received: {preset=}, threshold={chosen['threshold']!r}"
         )
+    if not learned and g is not None:
+        raise ValueError(
+            "g is of learned thresholds: leave it out. "
+            f"Received: threshold={chosen['threshold']!r}, {g=}"
+        )
     if g is None:
         g = "sigmoid" if target is None else LED_G
     copy, kernels, passed = prepare(model, skip, policy)
@@ -215,21 +221,52 @@ def sparsify(
         "ramp": chosen["ramp"],
         "passed_through": passed,
     }
-    if learned:
-        return SparseModel(
-            copy, kernels, chosen["s_init"], g, chosen["granularity"], **common
-        )
-    if source == "quantile(layer)":
-        return PrunedModel(copy, kernels, None, **common)
-    return LeveledModel(
-        copy,
-        kernels,
-        scope="normalized" if source == "quantile(normalized)" else "global",
-        course="lats" if source == "scheduled" else "",
-        level=level,
-        rescale=chosen["rescale"],
-        **common,
-    )
+    own = {name: chosen[name] for name in ("s_init", "granularity", "rescale")}
+    return _CREATE[source](copy, kernels, common, {**own, "g": g, "level": level})
+
+
+def _learned(copy: Any, kernels: Any, common: Any, own: Any) -> SparseModel:
+    names = ("s_init", "g", "granularity")
+    return SparseModel(copy, kernels, *(own[name] for name in names), **common)
+
+
+def _by_layer(copy: Any, kernels: Any, common: Any, own: Any) -> PrunedModel:
+    return PrunedModel(copy, kernels, None, **common)
+
+
+def _leveled(copy: Any, kernels: Any, common: Any, own: Any, **kind: str) -> Any:
+    shared = {name: own[name] for name in ("level", "rescale")}
+    return LeveledModel(copy, kernels, **kind, **shared, **common)
+
+
+_CREATE: dict[str, Callable[..., Any]] = {
+    "learned": _learned,
+    "quantile(layer)": _by_layer,
+    "quantile(global)": _leveled,
+    "quantile(normalized)": functools.partial(_leveled, scope="normalized"),
+    "scheduled": functools.partial(_leveled, course="lats"),
+}
+
+
+def register_threshold(name: str, create: Callable[..., Any], help: str) -> None:
+    """Makes a source of thresholds known as `threshold=name` of `sparsify`.
+
+    Args:
+        name: Of `SOURCES` from now on. Models are saved by their class: register that
+            with Keras.
+        create: `create(model, kernels, common, own)`: from a copy of the model, the
+            paths of its kernels, a dictionary of arguments of every
+            `sources.ThresholdModel` (operator, backward, target, ramp, passed_through)
+            and one of what the source may read (s_init, g, granularity, rescale,
+            level), to such a model.
+        help: One line: what the thresholds are.
+
+    Raises:
+        ValueError: if the name is taken by another.
+    """
+    if _CREATE.get(name, create) is not create:
+        raise ValueError(f"Another source of this name exists. Received: {name=}")
+    _CREATE[name], SOURCES[name] = create, help
 
 
 __all__ = [

@@ -41,7 +41,7 @@ class Loop:
     scale of global quantiles; the rank in its kernel of quantiles by layer.
 
     Args:
-        model: With a target, and `thresholded`, `pruning_keys()`, `set_levels()`.
+        model: With a target, and `thresholded` and `pruning_keys()`.
 
     Raises:
         ValueError: if the target cannot be reached even with every kernel at its floor,
@@ -66,6 +66,7 @@ class Loop:
         self.limit = self._limit()
         self.floors = self._raised_floors()
         least = self.cost(self.floors)
+        self.pressure()  # of unknown MACs it raises: now, and not in training
         # By as much a target may be missed: a weight of each kernel, and 0.1 %.
         ones = np.minimum(self.floors + 1, self.sizes)
         self.slack = self.cost(ones) - least + 0.001 * self.dense
@@ -237,6 +238,11 @@ class SparsityRamp(keras.callbacks.Callback):
 
     Attributes:
         changes: A `Change` of a model with a target for each move.
+        is_cut: Tells at the end of an epoch whether it was cut short and will go on;
+            the thresholds then stay as they were inside of it.
+
+    Warns:
+        RuntimeWarning: if a training ends before its ramp, or cannot follow it.
 
     Raises:
         ValueError: if `begin` is negative, `end` before it, or `frequency` below 1.
@@ -262,7 +268,9 @@ class SparsityRamp(keras.callbacks.Callback):
             )
         self.begin, self.end, self.frequency = begin, end, frequency
         self.steps = steps
+        self.is_cut: Callable[[], bool] = lambda: False
         self.changes: list[Change] = []
+        self._last_step: int | None = None  # of the training, as `fit` is told
         self._alarmed = False
 
     def reached_at(self, step: int) -> float:
@@ -274,7 +282,7 @@ class SparsityRamp(keras.callbacks.Callback):
             return 1.0
         return cubic((step - (step - begin) % every - begin) / (end - begin))
 
-    def _plan(self) -> tuple[int, int, int]:
+    def _plan(self, model: Any = None) -> tuple[int, int, int]:
         """Begin, end and frequency, with what was left open."""
         total = self._total()
         begin, end = self.begin, self.end
@@ -284,23 +292,31 @@ class SparsityRamp(keras.callbacks.Callback):
                 "`steps`, all of the training. "
                 f"Received: begin={begin}, end={end}, steps={self.steps}"
             )
-        first, last = (round(share * (total or 0)) for share in self._shares())
-        begin = first if begin is None else begin
+        first, last = (round(share * (total or 0)) for share in self._shares(model))
+        if begin is None:
+            begin = first if end is None else min(first, end)
         end = max(begin, last) if end is None else end
         return begin, end, self.frequency or max(1, (total or 0) // CHANGES)
 
-    def _shares(self) -> tuple[float, float]:
-        return getattr(getattr(self, "model", None), "ramp", RAMP_SHARES)
+    def _shares(self, model: Any) -> tuple[float, float]:
+        return getattr(model or getattr(self, "model", None), "ramp", RAMP_SHARES)
 
     def _total(self) -> int | None:
         """All steps of the training, if they are known."""
         if self.steps is not None:
             return self.steps
         epochs, steps = ((self.params or {}).get(k) for k in ("epochs", "steps"))
-        return epochs * -(-steps // self._accumulated()) if epochs and steps else None
+        if self._last_step is not None:
+            return self._last_step
+        return epochs * steps // self._accumulated() if epochs and steps else None
 
     def _accumulated(self) -> int:
-        return getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        return getattr(self._optimizer(), "gradient_accumulation_steps", None) or 1
+
+    def _optimizer(self) -> Any:
+        """The one that counts: a LossScaleOptimizer goes on where steps are skipped."""
+        optimizer = self.model.optimizer
+        return getattr(optimizer, "inner_optimizer", optimizer)
 
     def describe(self, model: Any) -> str:
         """Says before training what the ramp will do to a model with a target.
@@ -308,7 +324,7 @@ class SparsityRamp(keras.callbacks.Callback):
         Args:
             model: Made by `stk.sparsify` with a target.
         """
-        loop, (begin, end, _) = Loop(model), self._plan()
+        loop, (begin, end, _) = Loop(model), self._plan(model)
         lines = [
             f"target: {loop.target}, {loop.told(loop.limit)} of {loop.told(loop.dense)}"
         ]
@@ -334,23 +350,42 @@ class SparsityRamp(keras.callbacks.Callback):
         self._last = int(ops.convert_to_numpy(self.model.led_step))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Finds the step."""
-        self.first = self._iterations()
+        """Finds out how long the training will be."""
+        epochs, steps = ((self.params or {}).get(k) for k in ("epochs", "steps"))
+        if self._last_step is None and epochs and steps:
+            left = (epochs - epoch) * steps // self._accumulated()
+            self._last_step = self._iterations() + left
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Moves the thresholds where that is due; several steps may be one call."""
-        step = self.first + batch // self._accumulated()
+        # Read, and not counted: loss scaling skips steps, accumulation has fewer.
+        step = self._iterations()
         if self._due(step) != self._last:
             self.move(step)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Brings the weights of the last step to the target too."""
         step = self._iterations()
-        # A training that is interrupted in an epoch goes on where it was.
-        if step >= self._plan()[1] and not self.model.stop_training:
+        if step >= self._plan()[1] and not self.is_cut():
             self.move(step)
             if self._loop is not None:
                 self._check(self._loop, step)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Says so if the training ended before the ramp did."""
+        step, loop = self._iterations(), self._loop
+        # Told how long all of it is, `fit` may be called for parts.
+        is_part = self.steps is not None and step < self.steps
+        if loop is None or is_part or self.is_cut() or step >= self._plan()[1]:
+            return
+        warnings.warn(
+            f"The training ended at step {step}, before the ramp at step "
+            f"{self._plan()[1]}: the target, {loop.target}, is not reached. Train "
+            "longer, let the ramp end earlier, or tell it by `steps` how long all of "
+            "the training is.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def move(self, step: int) -> None:
         """Sets the thresholds to those of a step."""
@@ -380,6 +415,9 @@ class SparsityRamp(keras.callbacks.Callback):
 
     def _check(self, loop: Loop, step: int) -> None:
         """Warns if the thresholds, as stored, do not prune what they should."""
+        kinds = {item.kernel.variable.dtype for item in loop.model.thresholded}
+        if not kinds <= {"float32", "float64"}:
+            return  # weights of 16 bits tie, and go or stay together
         actual = [row.nonzeros for row in measure_sparsity(loop.model)]
         cost, wanted = loop.cost(np.array(actual)), self.changes[-1].cost
         if abs(cost - wanted) > loop.slack:
@@ -393,7 +431,7 @@ class SparsityRamp(keras.callbacks.Callback):
 
     def _iterations(self) -> int:
         read_state_before_step(self.model)
-        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        return int(ops.convert_to_numpy(self._optimizer().iterations))
 
     def _due(self, step: int) -> int:
         """The step at which the thresholds in force at `step` came into force."""

@@ -129,7 +129,14 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
     (state, ranks), (target_state, target_ranks) = _states(source), _states(target)
     if state and target_state:
         kinds = [sorted({_kind(v) for v in led}) for led in (state, target_state)]
-        if kinds[0] != kinds[1]:
+        learned = {THRESHOLD_LOGIT}
+        if all(learned <= set(kind) for kind in kinds) and kinds[0] != kinds[1]:
+            # One is led to a target, the other is not: s goes with both.
+            state, target_state = (
+                [v for v in led if is_threshold_logit(v)]
+                for led in (state, target_state)
+            )
+        elif kinds[0] != kinds[1]:
             raise ValueError(
                 "The thresholds of the models come from different sources: strip one "
                 f"of them first. Received: source={kinds[0]}, target={kinds[1]}"

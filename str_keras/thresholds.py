@@ -1,4 +1,4 @@
-"""The operator and the maps from logit to threshold: pure functions of tensors.
+"""The maps from logit to threshold, and the names of what decides thresholds.
 
 Source: Kusupati et al. 2020, section 3, https://arxiv.org/abs/2002.03231.
 """

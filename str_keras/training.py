@@ -145,6 +145,8 @@ class _Trainer:
         ramp = building.create_ramp(config, self.steps)
         before = [c for c in (ramp, probe, self.alarm) if c is not None]
         watchers = [StopOnNan(self.run.last), *before, self.watch, bar]
+        if ramp is not None:
+            ramp.is_cut = lambda: self._is_cut(done)
         rate = float(self.model.optimizer.learning_rate)
         try:
             history = self.model.fit(
@@ -158,7 +160,7 @@ class _Trainer:
         finally:
             bar.bar.close()
         taken = self.interruption.steps
-        if self.interruption.caught and done + taken < self.steps:
+        if self._is_cut(done):
             progress = Progress(epoch, done + taken)
             checkpoint.save(self.model, self.run.last, progress)
             raise Interrupted(
@@ -178,6 +180,10 @@ class _Trainer:
         self._finish_epoch(title, row, events)
         if self.interruption.caught:
             raise Interrupted(f"stopped after {title}; --resume goes on there")
+
+    def _is_cut(self, done: int) -> bool:
+        """Whether the epoch, `done` steps of it before, ended before its last step."""
+        return self.interruption.caught and done + self.interruption.steps < self.steps
 
     def _evaluate(self, epoch: int) -> dict[str, Any]:
         last = epoch == self.config.epochs

@@ -176,7 +176,8 @@ def tune(
         "short_steps": short,
         "target_sparsity": target,
         "lambda_per_decay": unit,
-        "arguments": {name: repr(value) for name, value in sorted(arguments.items())},
+        "kernels": [[*w.shape] for w in model.weights if len(w.shape) > 1],
+        "arguments": {name: _named(arguments[name]) for name in sorted(arguments)},
     }
     path = None if record is None else pathlib.Path(record)
     trials = _read(path, settings)
@@ -210,6 +211,11 @@ def tune(
         short_steps=short,
         trials=tuple(trials),
     )
+
+
+def _named(value: Any) -> str:
+    """What an argument is called: an address in memory is another each time."""
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def _run(

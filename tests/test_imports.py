@@ -34,6 +34,7 @@ PUBLIC = {
     "register_backward",
     "register_g",
     "register_operator",
+    "register_threshold",
     "schedules",
     "shrink",
     "soft_threshold",

@@ -204,7 +204,9 @@ class Reference:
 def test_every_step_is_the_published_one(case, upstreams):
     # The rules know no floor: a layer may lose all.
     floor = {} if case.final is None else {"min_kept": 0}
-    model = stk.sparsify(make_net(), g="sigmoid", **case.arguments, **floor)
+    learned = PRESETS[case.arguments["preset"]].threshold == "learned"
+    floor |= {"g": "sigmoid"} if learned else {}
+    model = stk.sparsify(make_net(), **case.arguments, **floor)
     watch, reference = Watch(), Reference()
     optimizer = stk.optimizers.SGD(
         LR, MOMENTUM, weight_decay=DECAY, threshold_decay=LOGIT_DECAY

@@ -334,3 +334,98 @@ def test_thresholds_that_outgrow_float32_are_told():
     x, _ = images(32)
     with pytest.warns(RuntimeWarning, match="outgrown float32"):
         model.fit(x, np.zeros((32, 10)), verbose=0, callbacks=[stk.SparsityRamp(0, 0)])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [
+        ({"gradient_accumulation_steps": 4}, {}),
+        ({"gradient_accumulation_steps": 3}, {}),
+        ({}, {"steps_per_execution": 3}),
+        ({"scaled": 2.0**20}, {}),
+        ({"scaled": 2.0**20, "gradient_accumulation_steps": 4}, {}),
+    ],
+    ids=str,
+)
+def test_steps_are_those_of_the_optimizer(optimizer, arguments):
+    """Where a step takes several batches, or is skipped; `fit` adds the ramp."""
+    if "steps_per_execution" in arguments and keras.backend.backend() == "torch":
+        pytest.skip("Keras' torch trainer takes one step a call")
+    x, y = images(160)
+    model = stk.sparsify(make_net(), target_sparsity=0.9)
+    scale = optimizer.pop("scaled", None)
+    inner = stk.optimizers.SGD(0.02, momentum=0.9, **optimizer)
+    if scale:  # the first steps are skipped, as their gradients overflow
+        inner = keras.optimizers.LossScaleOptimizer(inner, initial_scale=scale**6)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(inner, loss, **arguments)
+    model.fit(x, y, 16, 8, 0, [])  # callbacks by place
+    assert abs(stk.summary(model).kernels.sparsity - 0.9) < 1e-3
+
+
+def test_a_training_that_starts_late_has_its_own_length():
+    """Epochs 6 to 10 of a new optimizer are all of its training."""
+    x, y = images(64)
+    model, ramp = stk.sparsify(make_net(), target_sparsity=0.9), stk.SparsityRamp()
+    compiled(model).fit(x, y, BATCH, 10, verbose=0, initial_epoch=5, callbacks=[ramp])
+    assert ramp.changes[-1].step == 10 and ramp.reached_at(7) == 1.0
+    assert abs(stk.summary(model).kernels.sparsity - 0.9) < 1e-3
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends the training after an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch == self.epoch
+
+
+def test_an_early_stop_is_told_before_the_target_and_held_past_it():
+    x, y = images(64)
+    model = compiled(stk.sparsify(make_net(), target_sparsity=0.9))
+    with pytest.warns(RuntimeWarning, match="before the ramp at step 14"):
+        model.fit(x, y, BATCH, 10, verbose=0, callbacks=[Stop(1)])
+    model = compiled(stk.sparsify(make_net(), target_sparsity=0.9))
+    model.fit(x, y, BATCH, 10, verbose=0, callbacks=[Stop(8), stk.SparsityRamp()])
+    assert abs(stk.summary(model).kernels.sparsity - 0.9) < 1e-3
+
+
+def test_ends_of_a_ramp():
+    model = stk.sparsify(make_net(), preset="st3", target_sparsity=0.9)
+    ramp = stk.SparsityRamp(end=10, steps=1000)
+    assert ramp.reached_at(9) < 1 and ramp.reached_at(10) == 1
+    told = stk.SparsityRamp(steps=1000).describe(model).splitlines()
+    assert told[1].split()[1] == "50:" and told[-1].split()[1] == "500:"
+
+
+def test_what_is_learned_goes_on_to_a_target():
+    """s and weights of a model that decay led, in one that is led to a target."""
+    model = stk.sparsify(make_net(), s_init=-3.0)
+    led = stk.sparsify(make_net(1), target_sparsity=0.9)
+    stk.copy_weights(model, led)
+    for a, b in zip(find_thresholded(model), find_thresholded(led), strict=True):
+        assert float(a.logit) == float(b.logit) == -3.0
+        np.testing.assert_array_equal(
+            numpy(a.kernel.variable), numpy(b.kernel.variable)
+        )
+
+
+def test_a_source_of_ones_own():
+    def create(model, kernels, common, own):
+        return stk.LeveledModel(model, kernels, scope="normalized", **common)
+
+    stk.register_threshold("mine", create, "as quantile(normalized)")
+    arguments = {"operator": "hard", "target_sparsity": 0.9}
+    mine = trained(stk.sparsify(make_net(), threshold="mine", **arguments))
+    same = trained(
+        stk.sparsify(make_net(), threshold="quantile(normalized)", **arguments)
+    )
+    for a, b in zip(mine.weights, same.weights, strict=True):
+        np.testing.assert_array_equal(numpy(a), numpy(b))
+    with pytest.raises(ValueError, match="Another source"):
+        stk.register_threshold("mine", lambda *arguments: None, "")
+    with pytest.raises(ValueError, match="g is of learned"):
+        stk.sparsify(make_net(), g="exp", preset="st3", target_sparsity=0.9)
