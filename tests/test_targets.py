@@ -20,7 +20,9 @@ def make_net(seed=0):
         [
             keras.Input((12, 12, 3)),
             layers.Conv2D(12, 3, use_bias=False, name="first"),
-            layers.BatchNormalization(synchronized=True),
+            layers.BatchNormalization(
+                synchronized=keras.backend.backend() == "tensorflow"
+            ),
             layers.ReLU(),
             layers.Conv2D(24, 3, strides=2, use_bias=False, name="second"),
             layers.ReLU(),
