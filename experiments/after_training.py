@@ -20,13 +20,11 @@ from typing import Any
 
 from absl import flags
 
-os.environ["STR_KERAS_PROGRAM"] = "1"  # a start without TensorFlow's log
+if __name__ == "__main__":
+    os.environ["STR_KERAS_PROGRAM"] = "1"  # a start without TensorFlow's log
 from str_keras import cli
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("output", "runs/after_training.json", "Where the record goes.")
-flags.DEFINE_integer("seeds", 3, "Dense nets to begin with.", 1)
-flags.DEFINE_integer("epochs", None, "Instead of the recipe's 12 (to try it out).", 1)
 
 RATES = (0.5, 0.7, 0.8, 0.9)
 STAGES = ("pruned", "recalibrated", "fine_tuned")
@@ -130,4 +128,7 @@ def _mean(accuracies: list[float]) -> str:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("output", "runs/after_training.json", "Where the record goes.")
+    flags.DEFINE_integer("seeds", 3, "Dense nets to begin with.", 1)
+    flags.DEFINE_integer("epochs", None, "Instead of the recipe's 12 (a trial).", 1)
     cli.run(main)

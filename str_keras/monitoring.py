@@ -54,7 +54,7 @@ class SparsityProbe(ModelCallback):
         for layer in self.layers:
             if layer.nonzeros == 0 and layer.path not in self.dead:
                 self.dead.add(layer.path)
-                step = int(self.model.optimizer.iterations)
+                step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
                 tqdm.write(
                     f"warning: every weight of {layer.path} is zero since step {step} "
                     f"(threshold {layer.threshold:.3g}): it gets no gradient any more. "
@@ -112,7 +112,7 @@ class StopOnNan(ModelCallback):
                 self._stop(f"The weight {variable.path} is not finite", self.batch)
 
     def _stop(self, what: str, batch: int) -> None:
-        step = int(self.model.optimizer.iterations)
+        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         good = (
             f"the last good checkpoint is {self.checkpoint}"
             if self.checkpoint.exists()

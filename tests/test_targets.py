@@ -1,5 +1,7 @@
 """Targets: a sparsity, MACs or bytes to end at, and the ramp that leads there."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -183,13 +185,10 @@ def test_going_on_ends_with_the_same_weights(preset, tmp_path):
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's"
 )
-def test_two_replicas_end_as_one():
-    import tensorflow as tf
-
+def test_two_replicas_end_as_one(mirrored):
     ends = []
-    devices = tf.config.list_logical_devices("CPU")
-    for names in (["CPU:0"], [device.name for device in devices[:2]]):
-        with tf.distribute.MirroredStrategy(names).scope():
+    for scope in (contextlib.nullcontext(), mirrored.scope()):
+        with scope:
             model = compiled(stk.sparsify(make_net(), target_sparsity=0.9))
         x, y = images()
         model.fit(x, y, BATCH, 2, verbose=0, shuffle=False)

@@ -129,7 +129,9 @@ def test_a_run_leaves_its_files(undisturbed, config):
     }
     record = json.loads((run_dir / "config.json").read_text())
     # What follows from the images is written out.
-    assert from_dict(record["config"]) == with_(config, stem="small", image_size=32)
+    assert from_dict(record["config"]) == with_(
+        config, stem="small", image_size=32, g="sigmoid"
+    )
     assert record["command"] == "the command"
     assert record["versions"]["keras"] == keras.__version__
     rows = read_csv(run_dir / "metrics.csv")
