@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from str_keras.forecasting import Forecast
-from str_keras.internals import read_state_before_step
+from str_keras.internals import iterations, read_state_before_step
 from str_keras.model import find_thresholded
 from str_keras.monitoring import ModelCallback
 
@@ -35,7 +35,7 @@ class LossWatch(ModelCallback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Finds the step; `fit` gives the mean loss of the epoch so far."""
         read_state_before_step(self.model)
-        self.step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        self.step = iterations(self.model)
         self.mean, self.taken = 0.0, 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -81,7 +81,7 @@ class DriftAlarm(ModelCallback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Compares."""
         read_state_before_step(self.model)
-        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        step = iterations(self.model)
         active = self.forecast.active_step
         quiet = step < (self.forecast.steps if active is None else active)
         if self.rang or not quiet or step >= len(self.forecast.logits):

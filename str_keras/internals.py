@@ -127,3 +127,14 @@ def read_state_before_step(model: keras.Model) -> None:
     """
     if keras.backend.backend() == "jax":
         model.jax_state_sync()  # type: ignore[attr-defined]
+
+
+def iterations(model: keras.Model) -> int:
+    """Optimizer steps that a model has taken; of replicas too, and past skipped ones.
+
+    A LossScaleOptimizer goes on counting where the one inside skips a step.
+    """
+    ops: Any = keras.ops  # untyped there
+    optimizer: Any = model.optimizer
+    counter = getattr(optimizer, "inner_optimizer", optimizer).iterations
+    return int(ops.convert_to_numpy(counter))

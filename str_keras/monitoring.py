@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from str_keras.budget import KernelSparsity, measure_sparsity, overall_sparsity
 from str_keras.cli import UserError
+from str_keras.internals import iterations
 
 PROBES_AN_EPOCH, MAX_STEPS_UNSEEN = 10, 50
 """The sparsity is counted so often an epoch, and after so many steps at the latest: it
@@ -54,7 +55,7 @@ class SparsityProbe(ModelCallback):
         for layer in self.layers:
             if layer.nonzeros == 0 and layer.path not in self.dead:
                 self.dead.add(layer.path)
-                step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+                step = iterations(self.model)
                 tqdm.write(
                     f"warning: every weight of {layer.path} is zero since step {step} "
                     f"(threshold {layer.threshold:.3g}): it gets no gradient any more. "
@@ -112,7 +113,7 @@ class StopOnNan(ModelCallback):
                 self._stop(f"The weight {variable.path} is not finite", self.batch)
 
     def _stop(self, what: str, batch: int) -> None:
-        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        step = iterations(self.model)
         good = (
             f"the last good checkpoint is {self.checkpoint}"
             if self.checkpoint.exists()

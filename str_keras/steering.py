@@ -13,7 +13,7 @@ import numpy as np
 
 from str_keras.budget.counting import geometry, measure_sparsity
 from str_keras.budget.file_size import FileSize
-from str_keras.internals import read_state_before_step
+from str_keras.internals import iterations, read_state_before_step
 from str_keras.targets import Target
 from str_keras.thresholds import ops
 
@@ -311,12 +311,9 @@ class SparsityRamp(keras.callbacks.Callback):
         return epochs * steps // self._accumulated() if epochs and steps else None
 
     def _accumulated(self) -> int:
-        return getattr(self._optimizer(), "gradient_accumulation_steps", None) or 1
-
-    def _optimizer(self) -> Any:
-        """The one that counts: a LossScaleOptimizer goes on where steps are skipped."""
         optimizer = self.model.optimizer
-        return getattr(optimizer, "inner_optimizer", optimizer)
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        return getattr(inner, "gradient_accumulation_steps", None) or 1
 
     def describe(self, model: Any) -> str:
         """Says before training what the ramp will do to a model with a target.
@@ -431,7 +428,7 @@ class SparsityRamp(keras.callbacks.Callback):
 
     def _iterations(self) -> int:
         read_state_before_step(self.model)
-        return int(ops.convert_to_numpy(self._optimizer().iterations))
+        return iterations(self.model)
 
     def _due(self, step: int) -> int:
         """The step at which the thresholds in force at `step` came into force."""
