@@ -7,15 +7,13 @@ Where the threshold comes from is the third, see `str_keras.sparsifying`.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 
+from str_keras.registries import Registry
 from str_keras.thresholds import Tensor, ops
 
 Share = float | Tensor
@@ -60,8 +58,8 @@ class Backward:
         return first if all(self.share(p) == first for p in points) else None
 
 
-_OPERATORS: dict[str, Callable[..., Operator]] = {}
-_BACKWARDS: dict[str, Callable[..., Backward]] = {}
+_OPERATORS: Registry[Operator] = Registry("operator", tensors=2)
+_BACKWARDS: Registry[Backward] = Registry("backward", tensors=1)
 
 
 def register_operator(
@@ -83,20 +81,20 @@ def register_operator(
         check: Of the parameters (floats): what is wrong with them, or None.
 
     Raises:
-        ValueError: if the name is no identifier, or is taken by another function.
+        ValueError: if the name is no identifier, or is taken by a function that is
+            defined elsewhere. The same place may be registered again, with other code.
     """
 
     slope = threshold_slope
 
-    def create(*parameters: float) -> Operator:
-        _check_number(function, 2, parameters)
+    def make(full_name: str, *parameters: float) -> Operator:
         return Operator(
-            _full_name(name, parameters),
+            full_name,
             functools.partial(_with, function, parameters),
             slope and functools.partial(_with, slope, parameters),
         )
 
-    _register(_OPERATORS, name, create, function, check)
+    _OPERATORS.register(name, function, check, make)
 
 
 def register_backward(
@@ -115,11 +113,12 @@ def register_backward(
         ValueError: if the name is no identifier, or is taken by another rule.
     """
 
-    def create(*parameters: float) -> Backward:
-        _check_number(share, 1, parameters)
-        return Backward(_full_name(name, parameters), lambda p: share(p, *parameters))
+    def make(full_name: str, *parameters: float) -> Backward:
+        rule = Backward(full_name, lambda progress: share(progress, *parameters))
+        rule.share(0.0)  # what it raises, it raises now
+        return rule
 
-    _register(_BACKWARDS, name, create, share, check)
+    _BACKWARDS.register(name, share, check, make)
 
 
 def get_operator(identifier: str | Operator) -> Operator:
@@ -130,7 +129,7 @@ def get_operator(identifier: str | Operator) -> Operator:
     """
     if isinstance(identifier, Operator):
         return identifier
-    return _get(_OPERATORS, "operator", identifier)
+    return _OPERATORS.get(identifier)
 
 
 def get_backward(identifier: str | Backward) -> Backward:
@@ -141,7 +140,7 @@ def get_backward(identifier: str | Backward) -> Backward:
     """
     if isinstance(identifier, Backward):
         return identifier
-    return _get(_BACKWARDS, "backward", identifier)
+    return _BACKWARDS.get(identifier)
 
 
 def _with(
@@ -151,65 +150,6 @@ def _with(
     threshold: Tensor,
 ) -> Tensor:
     return function(kernel, threshold, *parameters)
-
-
-def _check_number(
-    function: Callable[..., Any], tensors: int, parameters: tuple[float, ...]
-) -> None:
-    """Raises TypeError if a function does not take so many parameters."""
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # of C, without one
-        return
-    signature.bind(*[None] * tensors, *parameters)
-
-
-def _full_name(name: str, parameters: tuple[float, ...]) -> str:
-    if not parameters:
-        return name
-    told = (f"{p:g}" if float(f"{p:g}") == p else repr(p) for p in parameters)
-    return f"{name}({', '.join(told)})"
-
-
-def _register(
-    registry: dict[str, Any], name: str, create: Any, function: Any, check: Any
-) -> None:
-    if not re.fullmatch(r"[A-Za-z_]\w*", name):
-        raise ValueError(f"The name must be an identifier. Received: {name=}")
-    known = registry.get(name)
-    if known is not None and known.function is not function:
-        raise ValueError(f"Another one of this name exists. Received: {name=}")
-    create.function, create.check = function, check
-    registry[name] = create
-
-
-def _get(registry: dict[str, Any], kind: str, identifier: Any) -> Any:
-    found = None
-    if isinstance(identifier, str):
-        found = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", identifier)
-    create = registry.get(found[1]) if found else None
-    if found is None or create is None:
-        raise ValueError(
-            f"Unknown {kind}: choose one of {sorted(registry)}, with its parameter as "
-            f'in "feather(3)", or register yours with `stk.register_{kind}`. '
-            f"Received: {kind}={identifier!r}"
-        )
-    try:
-        parameters = tuple(float(p) for p in (found[2] or "").split(",") if p.strip())
-        trouble = None if all(map(math.isfinite, parameters)) else "they must be finite"
-        trouble = trouble or create.check(*parameters)
-        made = None if trouble else create(*parameters)
-        if isinstance(made, Backward):
-            made.share(0.0)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"The parameters are wrong: {error}. Received: {kind}={identifier!r}"
-        ) from error
-    if trouble:
-        raise ValueError(
-            f"The parameters are wrong: {trouble}. Received: {kind}={identifier!r}"
-        )
-    return made
 
 
 def _sum_to_shape(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -18,6 +18,7 @@ from str_keras.model import prepare
 from str_keras.operators import Backward, Operator
 from str_keras.presets import FEATHER_HALF, PRESETS, SOURCES, Preset, get_preset
 from str_keras.pruning import PrunedModel
+from str_keras.registries import check_free
 from str_keras.selection import Skip
 from str_keras.targets import Target
 
@@ -262,10 +263,9 @@ def register_threshold(name: str, create: Callable[..., Any], help: str) -> None
         help: One line: what the thresholds are.
 
     Raises:
-        ValueError: if the name is taken by another.
+        ValueError: if a function that is defined elsewhere has the name.
     """
-    if _CREATE.get(name, create) is not create:
-        raise ValueError(f"Another source of this name exists. Received: {name=}")
+    check_free(name, _CREATE.get(name), create)
     _CREATE[name], SOURCES[name] = create, help
 
 

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from str_keras.registries import check_free
+
 Tensor: TypeAlias = Any
 ops: Any = keras.ops  # untyped there; inferred, its results could be None
 
@@ -100,11 +102,10 @@ def register_g(
         The registered `ThresholdFunction`.
 
     Raises:
-        ValueError: if another function has the name.
+        ValueError: if a function that is defined elsewhere has the name.
     """
     known = _REGISTRY.get(name)
-    if known is not None and known.function is not function:
-        raise ValueError(f"A threshold function of this name exists. Received: {name=}")
+    check_free(name, known and known.function, function)
     _REGISTRY[name] = ThresholdFunction(name, function, float(s_init), inverse)
     return _REGISTRY[name]
 

@@ -97,6 +97,7 @@ CORE = {
             "ready.windows",
             "recalibration",
             "recurrent",
+            "registries",
             "schedules",
             "selection",
             "sources",
@@ -113,6 +114,7 @@ CORE = {
 }
 # Rooms in the order of imports: each may import of those before it.
 ROOMS = [
+    "registries",
     "thresholds",
     "operators",
     "files",

@@ -150,8 +150,8 @@ def test_thresholds_are_learned_through_an_operator_of_ones_own():
     """Its slope is summed to the threshold's shape."""
     w, upstream = np.abs(case()[0]), case()[1]
     slope = lambda kernel, threshold: -ops.ones_like(kernel) / 2  # noqa: E731
-    stk.register_operator("halved", halved, slope)
-    _, to_t = gradients(w, np.full((1, 5), 0.3), upstream, "halved")
+    stk.register_operator("test_halved", halved, slope)
+    _, to_t = gradients(w, np.full((1, 5), 0.3), upstream, "test_halved")
     wanted = -0.5 * np.sum(rules.active(w, 0.3) * upstream, axis=0, keepdims=True)
     np.testing.assert_allclose(to_t, wanted, rtol=1e-13)
 
@@ -239,18 +239,18 @@ def test_identifiers():
         ("operator", "feather(nan)", "must be finite"),
         ("operator", "feather(0.9)", "at least 1"),
         ("operator", "feather(1, 2)", "takes one power"),
-        ("operator", "bent(1, 2, 3)", "too many"),
-        ("operator", "bent", "missing"),
+        ("operator", "test_bent(1, 2, 3)", "too many"),
+        ("operator", "test_bent", "missing"),
         ("backward", "half", "Unknown backward.*masked"),
         ("backward", "masked(0)", "it takes none"),
         ("backward", "scaled(-0.1)", "from 0 to 1"),
         ("backward", "annealed", "from 0 to 1"),
-        ("backward", "late", "missing"),
+        ("backward", "test_late", "missing"),
     ],
 )
 def test_wrong_names_and_parameters(kind, identifier, words):
-    stk.register_operator("bent", bent)
-    stk.register_backward("late", late)
+    stk.register_operator("test_bent", bent)
+    stk.register_backward("test_late", late)
     get = getattr(operators, f"get_{kind}")
     with pytest.raises(ValueError, match=words) as caught:
         get(identifier)
@@ -268,12 +268,12 @@ def late(progress, begin):
 
 def test_rules_of_ones_own():
     """A share that changes is told from one that does not."""
-    stk.register_backward("late", late)
-    stk.register_backward("late", late)  # again is no trouble
-    assert operators.get_backward("late(0.9)").constant is None
-    assert operators.get_backward("late(2)").constant == 1.0
+    stk.register_backward("test_late", late)
+    stk.register_backward("test_late", late)  # again is no trouble
+    assert operators.get_backward("test_late(0.9)").constant is None
+    assert operators.get_backward("test_late(2)").constant == 1.0
     with pytest.raises(ValueError, match="Another one of this name"):
-        stk.register_backward("late", bent)
+        stk.register_backward("test_late", bent)
     with pytest.raises(ValueError, match="Another one of this name"):
         stk.register_operator("soft", bent)
     with pytest.raises(ValueError, match="identifier"):

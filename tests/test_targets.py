@@ -247,15 +247,19 @@ def test_a_ramp_of_unknown_length_is_refused():
 def test_an_operator_of_ones_own(tmp_path):
     """The ten lines of README: registered, trained, saved, loaded, stripped."""
 
-    def firm(kernel, threshold, top=4.0):  # none up to t, all beyond 4 t
-        size = ops.abs(kernel)
-        share = ops.clip((size - threshold) / ((top - 1) * threshold + 1e-12), 0, 1)
-        return kernel * share
+    def define(slope=1):  # as a cell of a notebook, which may be run again
+        def bent(kernel, threshold, top=4.0):  # none up to t, all beyond 4 t
+            size = ops.abs(kernel)
+            rest = slope * (size - threshold) / ((top - 1) * threshold + 1e-12)
+            return kernel * ops.clip(rest, 0, 1)
 
-    stk.register_operator("firm", firm)
+        stk.register_operator("test_firm", bent)
+
+    define(slope=9)
+    define()
     model = stk.sparsify(
         make_net(),
-        operator="firm(3)",
+        operator="test_firm(3)",
         backward="straight_through",
         threshold="quantile(global)",
         target_sparsity=0.9,
@@ -269,13 +273,13 @@ def test_an_operator_of_ones_own(tmp_path):
     assert stk.summary(model).kernels.sparsity == pytest.approx(0.9, abs=1e-3)
     model.save(tmp_path / "firm.keras")
     again = keras.models.load_model(tmp_path / "firm.keras")
-    assert again.operator.name == "firm(3)"
+    assert again.operator.name == "test_firm(3)"
     x = images(8)[0]
     np.testing.assert_array_equal(numpy(model(x)), numpy(again(x)))
     with pytest.raises(ValueError, match="Another one of this name"):
-        stk.register_operator("firm", lambda kernel, threshold: kernel)
+        stk.register_operator("test_firm", lambda kernel, threshold: kernel)
     with pytest.raises(ValueError, match="identifier"):
-        stk.register_operator("my operator", firm)
+        stk.register_operator("my operator", lambda kernel, threshold: kernel)
 
 
 @pytest.mark.skipif(
@@ -418,15 +422,15 @@ def test_a_source_of_ones_own():
     def create(model, kernels, common, own):
         return stk.LeveledModel(model, kernels, scope="normalized", **common)
 
-    stk.register_threshold("mine", create, "as quantile(normalized)")
+    stk.register_threshold("test_mine", create, "as quantile(normalized)")
     arguments = {"operator": "hard", "target_sparsity": 0.9}
-    mine = trained(stk.sparsify(make_net(), threshold="mine", **arguments))
+    mine = trained(stk.sparsify(make_net(), threshold="test_mine", **arguments))
     same = trained(
         stk.sparsify(make_net(), threshold="quantile(normalized)", **arguments)
     )
     for a, b in zip(mine.weights, same.weights, strict=True):
         np.testing.assert_array_equal(numpy(a), numpy(b))
-    with pytest.raises(ValueError, match="Another source"):
-        stk.register_threshold("mine", lambda *arguments: None, "")
+    with pytest.raises(ValueError, match="Another one"):
+        stk.register_threshold("test_mine", lambda *arguments: None, "")
     with pytest.raises(ValueError, match="g is of learned"):
         stk.sparsify(make_net(), g="exp", preset="st3", target_sparsity=0.9)
