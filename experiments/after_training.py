@@ -33,15 +33,17 @@ BATCH = 128
 
 
 def _train(seed: int) -> Any:
-    from str_keras import config, training
+    from str_keras import config_files, training
 
-    values = config.read(config.find("quickstart"))
+    values = config_files.read(config_files.find("quickstart"))
     values |= {"method": "dense", "seed": seed}
     if FLAGS.epochs:
         values["epochs"] = FLAGS.epochs
     with tempfile.TemporaryDirectory() as folder:
         run_dir = pathlib.Path(folder) / "run"
-        return training.train_and_evaluate(config.from_dict(values), run_dir).model
+        return training.train_and_evaluate(
+            config_files.from_dict(values), run_dir
+        ).model
 
 
 def _loss() -> Any:

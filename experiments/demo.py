@@ -41,16 +41,16 @@ WEIGHTS = "float32"
 
 
 def _train(method: str, output: pathlib.Path) -> Any:
-    from str_keras import config, training
+    from str_keras import config_files, training
 
-    values = {**config.read(config.find(FLAGS.config)), "method": method}
+    values = {**config_files.read(config_files.find(FLAGS.config)), "method": method}
     for name in ("dataset", "data_dir", "epochs"):
         if FLAGS[name].value:
             values[name] = FLAGS[name].value
     run_dir = output / method
     print(f"\n== {method}: {run_dir}", flush=True)
     return training.train_and_evaluate(
-        config.from_dict(values),
+        config_files.from_dict(values),
         run_dir,
         resume=(run_dir / "config.json").exists(),
         command=_command(),
@@ -122,7 +122,7 @@ def _take_twins(site: pathlib.Path) -> None:
 
 def _check_same(output: pathlib.Path) -> None:
     """Refuses flags for other twins than those that are there."""
-    from str_keras.config import read
+    from str_keras.config_files import read
 
     path = output / "str" / "config.json"
     trained = read(path) if path.is_file() else {}

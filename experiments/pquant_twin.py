@@ -41,7 +41,8 @@ if __name__ == "__main__":
     os.environ["STR_KERAS_PROGRAM"] = "1"  # a start without TensorFlow's log
 from experiments import outside
 from str_keras import cli, files
-from str_keras.config import TrainConfig, find, from_dict, read
+from str_keras.config import TrainConfig
+from str_keras.config_files import find, from_dict, read
 
 FLAGS = flags.FLAGS
 METHODS = ("pquant_autosparse", "pquant_dst", "pquant_cs")

@@ -43,15 +43,15 @@ VARIANTS = {
 
 
 def _train(method: str, output: pathlib.Path, epochs: int | None) -> Any:
-    from str_keras import config, training
+    from str_keras import config_files, training
 
-    values = {**config.read(config.find("quickstart")), "method": method}
+    values = {**config_files.read(config_files.find("quickstart")), "method": method}
     if epochs:
         values["epochs"] = epochs
     run_dir = output / method
     print(f"\n== {method}: {run_dir}", flush=True)
     return training.train_and_evaluate(
-        config.from_dict(values),
+        config_files.from_dict(values),
         run_dir,
         resume=(run_dir / "config.json").exists(),
         command=shlex.join(["python", "-m", "experiments.quickstart", *sys.argv[1:]]),

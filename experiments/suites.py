@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 import re
@@ -19,7 +20,7 @@ from experiments import pquant_recipes
 from experiments.arrays import NUM_CLASSES, SIDE, SOURCES
 from experiments.pquant_twin import METHODS as PQUANT
 from experiments.recipes import RECIPES, TRIED, carry_over
-from str_keras import building, config
+from str_keras import building, config_files
 from str_keras.budget import summary
 from str_keras.config import TrainConfig
 from str_keras.methods import AT_BUDGET
@@ -42,13 +43,15 @@ TFMOT_LEVELS = (0.90, 0.80)
 nothing."""
 TARGET_LEVELS = (0.90, 0.95, 0.98, 0.80, 0.99)
 LED = (
-    *("str", "st3", "st3_sigma", "feather", "autosparse", "gmp", "lats", "str_global"),
-    "dnw",
+    *("str", "str_filter", "feather", "st3_sigma", "autosparse", "gmp", "lats", "st3"),
+    *("str_global", "dnw"),
 )
 """Presets that are led to a target, in order of worth."""
-PRESSED = "str_macs"
-"""`str` led to a target with thresholds that follow MACs, `PRESSURE`."""
-PRESSURE = 0.5
+PRESSED = {"str_macs": ("str", 0.5), "str_filter_macs": ("str_filter", 0.25)}
+"""Presets led to a target with thresholds that follow MACs: preset and pressure."""
+CURVE = {f"str_filter_macs{p:g}": ("str_filter", p) for p in (0.5, 1.0)}
+"""More of them, for the curve of accuracy against MACs at equal sparsity."""
+CURVE_LEVELS = (0.90, 0.95, 0.98)
 SPARED = "gmp_depthwise_dense"
 """`gmp` as for MobileNets in Zhu and Gupta 2017: the first and the depthwise kernels
 stay dense, the others make up for it. Uniform rates may leave no path through a net
@@ -69,8 +72,8 @@ class Cell:
         depends_on: Id of the cell whose budget it takes, or "".
         source: Settings of that cell: another budget makes it another run.
         limit: Images of each split that are used; None for all.
-        variant: `TFMOT`, `TFMOT_MASKED`, `SPARED` or one of `PQUANT`, as its rows are
-            called; else "".
+        variant: `TFMOT`, `TFMOT_MASKED`, `SPARED`, or of `PRESSED`, `CURVE` or `PQUANT`,
+            as its rows are called; else "".
         knobs: What leads a method of PQuantML, by name.
     """
 
@@ -116,7 +119,7 @@ class Cell:
 
 @functools.cache
 def _quickstart() -> dict[str, Any]:
-    return config.read(HERE / "configs" / "quickstart.toml")
+    return config_files.read(HERE / "configs" / "quickstart.toml")
 
 
 def _steps(recipe: TrainConfig) -> int:
@@ -141,7 +144,7 @@ class Grid:
 
     def recipe(self, **values: Any) -> TrainConfig:
         """The quickstart's recipe with the changes and `values`."""
-        return config.from_dict(
+        return config_files.from_dict(
             {
                 **_quickstart(),
                 "dataset": self.dataset,
@@ -247,22 +250,23 @@ class Grid:
 
     def target_cell(self, method: str, level: float, seed: int) -> Cell:
         """The run of a preset that is led to a sparsity, by nothing but its name."""
-        values: dict[str, Any] = {"threshold_decay": None, "s_init": None}
-        variant = ""
-        if method == PRESSED:
-            variant = method
-            values |= {"method": "str", "mac_pressure": PRESSURE}
+        preset, pressure = (PRESSED | CURVE).get(method, (method, 0.0))
         recipe = self.recipe(
-            **{"method": method, **values}, seed=seed, target_sparsity=level
+            method=preset,
+            threshold_decay=None,
+            s_init=None,
+            seed=seed,
+            target_sparsity=level,
+            mac_pressure=pressure,
         )
         name = self.name(f"{method}-target", level, seed)
-        return Cell(name, recipe, level, variant=variant)
+        return Cell(name, recipe, level, variant=method if pressure else "")
 
     def target_cells(self) -> list[Cell]:
         """All presets at equal sparsity, and beside them what others train."""
         cells = [self.cell("dense", None, seed) for seed in SEEDS]
         for level in TARGET_LEVELS:
-            led = (*LED, PRESSED) if self.has_depthwise else LED
+            led = (*LED[:2], *PRESSED, *LED[2:]) if self.has_depthwise else LED
             cells += [self.target_cell(m, level, seed) for m in led for seed in SEEDS]
             # Uniform rates kill narrow depthwise nets from 90 % on: see `SPARED`.
             spares = self.has_depthwise and level in SPARED_LEVELS
@@ -271,6 +275,9 @@ class Grid:
             if spares or not self.has_depthwise:
                 cells += [self.tfmot_cell(level, seed) for seed in SEEDS]
             cells += self.pquant_cells(level)
+        if self.has_depthwise:
+            keys = itertools.product(CURVE_LEVELS, CURVE, SEEDS)
+            cells += [self.target_cell(m, level, seed) for level, m, seed in keys]
         return cells
 
     @functools.cached_property

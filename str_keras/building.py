@@ -12,9 +12,10 @@ from str_keras import budget, models, optimizers, schedules
 from str_keras.config import TrainConfig
 from str_keras.forecasting import suggest_s_init
 from str_keras.operators import get_backward
+from str_keras.presets import PRESETS, default_g
 from str_keras.pruning import keep_random, prune
 from str_keras.selection import Skip
-from str_keras.sparsifying import LED_G, PRESETS, sparsify
+from str_keras.sparsifying import sparsify
 from str_keras.steering import SparsityRamp
 from str_keras.thresholds import get_g
 
@@ -37,7 +38,8 @@ def resolve(config: TrainConfig, image_size: int, steps: int) -> TrainConfig:
     stem = automatic if config.stem == "auto" else config.stem
     g = config.g
     if g == "auto":
-        g = "sigmoid" if config.target is None else LED_G
+        led = config.target is not None
+        g = default_g(config.method if config.is_preset else "str", led)
     s_init = config.s_init
     own = PRESETS[config.method].s_init if config.is_preset else None
     # Led to a target s decays no more than its differences do: any start will do.

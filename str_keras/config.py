@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
-import json
 import math
-import pathlib
-import tomllib
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +13,7 @@ from str_keras.methods import (
     AT_BUDGET,
     AT_RATE,
     METHODS,
+    OF_LEARNED,
     ONLY_FOR,
 )
 from str_keras.operators import get_backward, get_operator
@@ -98,7 +95,7 @@ class TrainConfig:
     g: str = _option(
         "auto",
         "From logit to threshold: sigmoid or exp; auto: sigmoid, as the paper, but exp "
-        "on the way to a target, as sigmoid stays below 1.",
+        "on the way to a target, as sigmoid stays below 1 (not of autosparse).",
     )
     granularity: str = _option(
         "layer", "Thresholds per layer, filter, weight, or one for the network."
@@ -251,9 +248,10 @@ class TrainConfig:
             raise ValueError(
                 f"--method={self.method} {say}. Received: sparsity={self.sparsity}"
             )
-        if self.method == "str_global" and self.granularity not in ("layer", "network"):
+        own = {"str_global": "network", "str_filter": "filter"}.get(self.method)
+        if own and self.granularity not in ("layer", own):
             raise ValueError(
-                "--method=str_global has one threshold: leave --granularity out. "
+                f"--method={self.method} has its own: leave --granularity out. "
                 f"Received: granularity={self.granularity!r}"
             )
         if self.takes_budget != bool(self.budget):
@@ -265,12 +263,6 @@ class TrainConfig:
 
     def _check_target(self) -> None:
         """Targets and choices go with the method, and with each other."""
-        begin, end = self.ramp
-        if begin > end:
-            raise ValueError(
-                "--prune_end is no earlier than --prune_begin. "
-                f"Received: prune_begin={begin}, prune_end={end}"
-            )
         ramp_given = self.prune_begin is not None or self.prune_end is not None
         if self.is_preset:
             source, level = find_source(
@@ -289,6 +281,16 @@ class TrainConfig:
                     f"Received: prune_begin={self.prune_begin}, "
                     f"prune_end={self.prune_end}"
                 )
+            fixed = source == "scheduled" or (self.sparsity and self.method == "dnw")
+            if fixed and ramp_given:
+                why = "has a course to the last step"
+                if source != "scheduled":
+                    why = "prunes from the first step on"
+                raise ValueError(
+                    f"This method {why}: leave --prune_begin and --prune_end out. "
+                    f"Received: method={self.method!r}, "
+                    f"prune_begin={self.prune_begin}, prune_end={self.prune_end}"
+                )
             for name, get in (("operator", get_operator), ("backward", get_backward)):
                 if value := getattr(self, name):
                     get(value)
@@ -302,6 +304,12 @@ class TrainConfig:
             raise ValueError(
                 f"--method={self.method} has its rates already; a target is for "
                 f"{', '.join(PRESETS)}. Received: target={self.target}"
+            )
+        begin, end = self.ramp
+        if begin > end:
+            raise ValueError(
+                "--prune_end is no earlier than --prune_begin. "
+                f"Received: prune_begin={begin}, prune_end={end}"
             )
 
     @functools.cached_property
@@ -366,9 +374,13 @@ def check_used(config: TrainConfig, names: Iterable[str]) -> None:
     """
     for name in names:
         methods = ONLY_FOR.get(name, (config.method,))
-        if config.method not in methods:
+        used, own = config.method in methods, ""
+        if name in OF_LEARNED:
+            used = config.learns_thresholds
+            own = f" and --threshold={config.threshold}" if config.threshold else ""
+        if not used:
             raise ValueError(
-                f"--{name} has no effect with --method={config.method}, only with "
+                f"--{name} has no effect with --method={config.method}{own}, only with "
                 f"{', '.join(methods)}: leave it out. Received: --{name}"
             )
         if name == "alpha" and not config.has_alpha:
@@ -379,82 +391,3 @@ def check_used(config: TrainConfig, names: Iterable[str]) -> None:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
-
-
-def from_dict(values: dict[str, Any], source: str = "the configuration") -> TrainConfig:
-    """Makes a configuration of names and values.
-
-    Args:
-        values: By field name; what is missing takes the default.
-        source: Where they come from, for the message.
-
-    Raises:
-        ValueError: for an unknown name (near ones are named) or a value of another
-            type.
-    """
-    checked: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, 2, 0.5)
-            hint = f"; near it: {', '.join(near)}" if near else ""
-            raise ValueError(f"{source} has an unknown name{hint}. Received: {name!r}")
-        checked[name] = _typed(name, value, source)
-    return TrainConfig(**checked)
-
-
-def _typed(name: str, value: Any, source: str) -> Any:
-    kind = str(FIELDS[name].type)
-    if value is None and "None" in kind:
-        return None
-    # By type, not isinstance: True is no count, and 2.5 epochs are none.
-    if kind.startswith("float") and type(value) in (int, float):
-        return float(value)  # pyright: ignore[reportArgumentType]
-    wanted = {"str": (str,), "int": (int,), "bool": (bool,)}
-    if type(value) in wanted.get(kind, ()):
-        return value
-    is_text = isinstance(value, list | tuple) and all(type(v) is str for v in value)
-    if "tuple" in kind and is_text:
-        return value
-    said = "a list of text" if "tuple" in kind else kind.split(" ")[0]
-    raise ValueError(f"{source}: {name} wants {said}. Received: {name}={value!r}")
-
-
-def find(name: str) -> pathlib.Path:
-    """The file of `--config`: a path, or a name of one under experiments/configs.
-
-    Raises:
-        FileNotFoundError: if there is none; the message lists the names.
-    """
-    folder = pathlib.Path("experiments") / "configs"
-    for path in (pathlib.Path(name), folder / name, folder / f"{name}.toml"):
-        if path.is_file():
-            return path
-    known = sorted(
-        path.relative_to(folder).with_suffix("").as_posix()
-        for path in folder.rglob("*.toml")
-    )
-    raise FileNotFoundError(
-        "No such configuration file; under experiments/configs are "
-        f"{', '.join(known) or 'none (this is not a checkout)'}. "
-        f"Received: config={name!r}"
-    )
-
-
-def read(path: pathlib.Path) -> dict[str, Any]:
-    """Values of a TOML file, or of a run's config.json.
-
-    Raises:
-        ValueError: if the file is not of its format.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            values = json.loads(text)
-            values = values.get("config", values)
-        else:
-            values = tomllib.loads(text)
-        if not isinstance(values, dict):
-            raise ValueError("not a table of names and values")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    return values

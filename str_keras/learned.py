@@ -18,8 +18,8 @@ from str_keras.layers import (
 )
 from str_keras.operators import Operator
 from str_keras.selection import Kernel
+from str_keras.solving import OPEN, Loop
 from str_keras.sources import ThresholdModel, magnitudes
-from str_keras.steering import OPEN, Loop
 from str_keras.targets import Target
 from str_keras.thresholds import OFFSET, THRESHOLD_LOGIT, get_g, ops
 

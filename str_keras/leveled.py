@@ -13,8 +13,8 @@ from str_keras.internals import full_precision
 from str_keras.layers import raise_precision, read_share
 from str_keras.operators import Operator, apply_threshold
 from str_keras.selection import Kernel
+from str_keras.solving import Loop
 from str_keras.sources import ThresholdModel, magnitudes
-from str_keras.steering import Loop
 from str_keras.targets import Target
 from str_keras.thresholds import LEVEL, Tensor, ops
 

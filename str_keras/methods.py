@@ -6,6 +6,7 @@ from str_keras.presets import PRESETS
 
 METHODS = {
     "str": "learn a threshold per layer (or --granularity)",
+    "str_filter": PRESETS["str_filter"].help,
     "str_global": "learn one threshold for the network",
     "dense": "the same net without",
     **{
@@ -19,15 +20,17 @@ METHODS = {
     "budget_gmp": "gmp at the rates of --budget",
     "budget_dnw": "dnw at the rates of --budget",
 }
-LEARNED = ("str", "str_global", "autosparse")
+LEARNED = ("str", "str_filter", "str_global", "autosparse")
 AT_BUDGET = ("budget_gmp", "budget_dnw")
 AT_RATE = ("gmp", "dnw", "uniform_oneshot", "erk_rigl_static")
 """Methods that take --sparsity: one rate for every layer."""
 TIMED = ("gmp", "budget_gmp", "uniform_oneshot")
 """Methods without a target that prune between `prune_begin` and `prune_end`."""
 TARGETS = ("target_sparsity", "target_macs", "target_bytes")
+OF_LEARNED = ("s_init", "g", "granularity", "threshold_decay")
+"""Fields that learned thresholds read, of `LEARNED` or of --threshold=learned."""
 ONLY_FOR = {
-    **dict.fromkeys(("s_init", "g", "granularity", "threshold_decay"), LEARNED),
+    **dict.fromkeys(OF_LEARNED, (*LEARNED, "--threshold=learned")),
     **dict.fromkeys(("prune_begin", "prune_end"), (*PRESETS, *TIMED)),
     **dict.fromkeys(("skip", "policy"), tuple(m for m in METHODS if m != "dense")),
     **dict.fromkeys(

@@ -21,8 +21,8 @@ from str_keras.layers import raise_precision, read_share
 from str_keras.model import prepare
 from str_keras.operators import Operator, apply_threshold, get_backward
 from str_keras.selection import Kernel, Skip, select
+from str_keras.solving import Loop
 from str_keras.sources import ThresholdModel
-from str_keras.steering import Loop
 from str_keras.targets import Target
 from str_keras.thresholds import KEPT, Tensor, ops
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from str_keras import files
 from str_keras.budget import KernelSparsity
-from str_keras.config import TrainConfig, from_dict, read
+from str_keras.config import TrainConfig
+from str_keras.config_files import from_dict, read
 
 METRICS = (
     "epoch",

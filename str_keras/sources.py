@@ -12,7 +12,8 @@ import numpy as np
 from str_keras.model import SubstitutedModel
 from str_keras.operators import Operator, get_backward, get_operator
 from str_keras.selection import Kernel
-from str_keras.steering import RAMP_SHARES, Loop, SparsityRamp
+from str_keras.solving import Loop
+from str_keras.steering import RAMP_SHARES, SparsityRamp
 from str_keras.targets import Target, as_target
 from str_keras.thresholds import LED, LED_STEP, SHARE, ops
 

@@ -16,7 +16,14 @@ from str_keras.learned import NETWORK, SparseModel
 from str_keras.leveled import LeveledModel
 from str_keras.model import prepare
 from str_keras.operators import Backward, Operator
-from str_keras.presets import FEATHER_HALF, PRESETS, SOURCES, Preset, get_preset
+from str_keras.presets import (
+    FEATHER_HALF,
+    PRESETS,
+    SOURCES,
+    Preset,
+    default_g,
+    get_preset,
+)
 from str_keras.pruning import PrunedModel
 from str_keras.registries import check_free
 from str_keras.selection import Skip
@@ -32,13 +39,6 @@ def _choose(
     if preset == "feather" and sparsity > FEATHER_HALF:
         chosen["backward"] = "scaled(0.5)"
     return chosen | {n: v for n, v in choices.items() if v is not None}
-
-
-LED_G = "exp"
-"""g of learned thresholds that are led to a target, unless told.
-
-Networks with batch normalization may let their weights grow past 1, which no sigmoid
-prunes: one led to 95 % ended at 91 % so. Far below 1 the two are the same."""
 
 
 def find_source(threshold: str) -> tuple[str, float | None]:
@@ -132,7 +132,8 @@ def sparsify(
         model: A built Functional or Sequential model; nested ones are opened.
         s_init: Initial logit; None is the default of `g`. See `SoftThreshold`.
         g: "sigmoid", "exp", or what `stk.register_g` knows. None: "sigmoid", as the
-            paper; "exp" with a target, as no sigmoid prunes a weight of 1 or more.
+            paper; with a target "exp", as no sigmoid prunes a weight of 1 or more (but
+            "sigmoid" of autosparse, which diverges with "exp").
         granularity: "layer" (the paper), "filter", "weight", or "network": one
             threshold for all (the paper's global variant).
         skip: Layers to leave dense: names or paths, compiled regular expressions
@@ -141,9 +142,9 @@ def sparsify(
             of the form for sparse kernels (`stk.sparse_ready_report` tells), "size"
             what takes no less of a file without them; see `str_keras.policies`. None:
             neither.
-        preset: A published method: str, str_global, st3, st3_sigma, feather,
-            autosparse, lats, gmp or dnw; `str_keras.presets.describe` tells what each
-            does. The next three change one choice.
+        preset: A published method: str, str_filter, str_global, st3, st3_sigma,
+            feather, autosparse, lats, gmp or dnw; `str_keras.presets.describe` tells
+            what each does. The next three change one choice.
         operator: "soft", "hard", "feather(3)", or of `stk.register_operator`.
         backward: "masked", "straight_through", "scaled(0.5)", "annealed(0.5)", or of
             `stk.register_backward`: what pruned weights get of the gradient.
@@ -213,7 +214,13 @@ def sparsify(
             f"Received: threshold={chosen['threshold']!r}, {g=}"
         )
     if g is None:
-        g = "sigmoid" if target is None else LED_G
+        g = default_g(preset, target is not None)
+    if chosen["rescale"] and source in ("learned", "quantile(layer)"):
+        raise ValueError(
+            "This preset scales its filters by what one level leaves of them: name "
+            "another, such as feather, for thresholds of this kind. "
+            f"Received: {preset=}, threshold={chosen['threshold']!r}"
+        )
     copy, kernels, passed = prepare(model, skip, policy)
     common = {
         "operator": chosen["operator"],

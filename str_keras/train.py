@@ -14,7 +14,8 @@ from typing import Any
 from absl import flags
 
 from str_keras import cli
-from str_keras.config import FIELDS, check_used, find, from_dict, read
+from str_keras.config import FIELDS, check_used
+from str_keras.config_files import find, from_dict, read
 
 FLAGS = flags.FLAGS
 

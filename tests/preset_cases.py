@@ -103,6 +103,7 @@ LEARNED = {"target_sparsity": 0.9, "s_init": -6.0}
 CASES = [
     str_case("str", s_init=-4.0),
     str_case("str", **LEARNED),
+    str_case("str_filter", **LEARNED),
     str_case("str_global", s_init=-4.0),
     str_case("str_global", **LEARNED),
     st3_case("st3", "global"),

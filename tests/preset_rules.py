@@ -94,7 +94,18 @@ def str_gradients(w, s, upstream):
     t = str_threshold(s)
     mask = active(w, t)
     slope = t * (1 - t)
-    return mask * upstream, -slope * np.sum(mask * np.sign(w) * upstream)
+    return mask * upstream, -slope * sum_like(s, mask * np.sign(w) * upstream)
+
+
+def sum_like(s, terms):
+    """The sum of a kernel's terms for each s: one, or one a filter."""
+    s = np.asarray(s)
+    missing = tuple(
+        axis
+        for axis in range(terms.ndim)
+        if axis < terms.ndim - s.ndim or s.shape[axis - terms.ndim + s.ndim] == 1
+    )
+    return np.sum(terms, axis=missing, keepdims=True).reshape(s.shape)
 
 
 def str_logit_step(s, velocity, gradient, lr, momentum, decay):
@@ -209,12 +220,7 @@ def autosparse_gradients(w, s, upstream, alpha):
     t = sigmoid(s)
     weight = np.where(active(w, t), 1.0, alpha)
     to_threshold = -t * (1 - t) * np.sign(w) * weight * upstream
-    missing = tuple(
-        axis
-        for axis in range(w.ndim)
-        if axis < w.ndim - s.ndim or s.shape[axis - w.ndim + s.ndim] == 1
-    )
-    to_s = np.sum(to_threshold, axis=missing, keepdims=True).reshape(s.shape)
+    to_s = sum_like(s, to_threshold)
     return np.where(w == 0, 0.0, weight * upstream), to_s
 
 

@@ -27,7 +27,7 @@ from experiments import (
     tfmot_twin,
     training,
 )
-from str_keras import budget, building, config, data
+from str_keras import budget, building, config_files, data
 from str_keras.data import augment, fashion_mnist, loading, order
 from str_keras.methods import METHODS
 from str_keras.sparsifying import PRESETS
@@ -196,7 +196,7 @@ def test_bad_data_are_refused(tmp_path, cifar10):
 
 
 def test_lambda_rule_by_hand():
-    recipe = config.from_dict(
+    recipe = config_files.from_dict(
         {
             "schedule": "constant",
             "warmup_epochs": 0,
@@ -208,12 +208,12 @@ def test_lambda_rule_by_hand():
     )
     # 0.02 * (3 epochs * 10 steps * 0.1) / 0.125
     assert recipes.total_decay(recipe, 10) == pytest.approx(0.48)
-    twice = config.from_dict({**recipe.to_dict(), "epochs": 6, "lr": 0.3})
+    twice = config_files.from_dict({**recipe.to_dict(), "epochs": 6, "lr": 0.3})
     assert recipes.carry_over(0.02, recipe, 10, twice, 20) == pytest.approx(0.02 / 12)
 
 
 def test_lambda_of_the_papers_recipe():
-    paper = config.TrainConfig()
+    paper = config_files.TrainConfig()
     assert recipes.decay_sum(paper, 5005) == pytest.approx(522_762, rel=1e-5)
     assert recipes.total_decay(paper, 5005) == pytest.approx(11.771, rel=1e-4)
 
@@ -230,7 +230,7 @@ def test_suites_are_complete_grids_in_order(name):
         "tfmot_masked",
         *["gmp_depthwise_dense"] * bool(spared),
     }
-    led = {"st3", "st3_sigma", "feather", "autosparse", "lats"}
+    led = {"str_filter", "st3", "st3_sigma", "feather", "autosparse", "lats"}
     assert {cell.method for cell in cells} == {*METHODS} - led | variants
     assert [cell.method for cell in cells[:9:3]] == ["dense", "str", "gmp"]
     assert {cell.level for cell in cells[3:24]} == {0.9}
@@ -250,6 +250,9 @@ def test_suites_of_targets_are_led_to_their_levels(name):
     for cell in led:
         assert cell.config.target_sparsity == cell.level
         assert cell.config.threshold_decay is None and cell.config.s_init is None
+    curve = [cell for cell in led if cell.method in suites.CURVE]
+    assert {cell.config.mac_pressure for cell in curve} in (set(), {0.5, 1.0})
+    led = [cell for cell in led if cell not in curve]
     keys = {(cell.method, cell.level, cell.config.seed) for cell in led}
     methods, levels = {cell.method for cell in led}, {cell.level for cell in led}
     assert len(keys) == len(methods) * len(levels) * 3 and len(levels) == 5
@@ -313,7 +316,7 @@ def test_paper_suites_are_commands(capsys):
     assert few.splitlines()[1:] == [x for x in lines if "gmp_9" in x] != []
     for line in lines:
         name = line.split("--config=")[1].split()[0]
-        assert config.find(name).is_file()
+        assert config_files.find(name).is_file()
 
 
 def test_small_net_is_what_it_says():

@@ -13,8 +13,9 @@ from test_train import tiny
 import str_keras as stk
 from str_keras import building, train, training
 from str_keras.checkpoint import load_model
-from str_keras.config import TrainConfig, from_dict
-from str_keras.methods import METHODS
+from str_keras.config import TrainConfig, check_used
+from str_keras.config_files import from_dict
+from str_keras.methods import LEARNED, METHODS
 from str_keras.model import find_thresholded
 
 pytestmark = pytest.mark.skipif(
@@ -85,8 +86,7 @@ def options(method, budget_file):
         return {"budget": budget_file}
     if method in ("st3", "st3_sigma", "feather", "lats"):
         return {"target_sparsity": SHARE}
-    learned = method in ("dense", "str", "str_global", "autosparse")
-    return {} if learned else {"sparsity": SHARE}
+    return {} if method in ("dense", *LEARNED) else {"sparsity": SHARE}
 
 
 @pytest.mark.slow
@@ -102,8 +102,12 @@ def test_what_each_method_prunes(method, config, budget_file, tmp_path):
         "budget_dnw": AT_BUDGET,
     }.get(method, KEPT)
     if chosen.learns_thresholds:
-        thresholds = {float(t.threshold()) for t in find_thresholded(result.model)}
-        assert len(thresholds) == (1 if method == "str_global" else 4)
+        found = [np.array(t.threshold()) for t in find_thresholded(result.model)]
+        thresholds = np.unique(np.concatenate([t.reshape(-1) for t in found]))
+        if method == "str_filter":  # 42 of them; equal ones are of dead filters
+            assert len(thresholds) > 20
+        else:
+            assert len(thresholds) == (1 if method == "str_global" else 4)
         assert all(0 < n < SIZES[path] for path, n in counted.items())
     elif chosen.target is not None:
         total = sum(SIZES.values())
@@ -194,7 +198,7 @@ def test_a_published_budget_is_taken_by_name(config):
         (["--method=st3"], "wants --target_sparsity"),
         (["--method=st3", "--sparsity=0.9"], "--target_sparsity"),
         (["--method=gmp", "--sparsity=0.9", "--target_macs=0.5"], "give one of them"),
-        (["--method=dense", "--target_sparsity=0.9"], "a target is for str, str_gl"),
+        (["--method=dense", "--target_sparsity=0.9"], "a target is for str, str_fil"),
         (["--target_sparsity=95"], "below 1 (90 % is 0.9)"),
         (["--target_sparsity=0.9", "--backward=half"], "Unknown backward"),
         (["--target_sparsity=0.9", "--threshold=top"], "one of learned"),
@@ -204,6 +208,22 @@ def test_a_published_budget_is_taken_by_name(config):
         (
             ["--method=dense", "--s_init=-5"],
             "--s_init has no effect with --method=dens",
+        ),
+        (
+            ["--threshold=quantile(global)", "--target_sparsity=0.9", "--g=exp"],
+            "--g has no effect with --method=str and --threshold=quantile(global)",
+        ),
+        (
+            ["--method=lats", "--target_sparsity=0.9", "--prune_end=0.5"],
+            "has a course to the last step",
+        ),
+        (
+            ["--method=dnw", "--sparsity=0.9", "--prune_begin=0.5"],
+            "prunes from the first step on",
+        ),
+        (
+            ["--method=st3", "--threshold=learned", "--target_sparsity=0.9"],
+            "name another, such as feather",
         ),
         (["--method=str", "--prune_end=0.5"], "on the way to a target only"),
         (["--method=str", "--sparsity=0.9"], "--threshold_decay"),
@@ -234,6 +254,12 @@ def test_one_line_for_what_does_not_fit(flags, words, tmp_path, capsys):
     assert status == 1
     assert words in error.splitlines()[-1], error
     assert error.splitlines()[-1].startswith("error: ")
+
+
+def test_settings_of_learned_thresholds_go_where_thresholds_are_learned(config):
+    """Also of another method whose thresholds are learned by --threshold."""
+    lent = with_(config, method="feather", threshold="learned", target_sparsity=0.9)
+    check_used(with_(lent, operator="soft", s_init=-5.0), ["s_init", "operator"])
 
 
 def test_the_config_of_a_run_holds_the_method(config):

@@ -10,7 +10,7 @@ from absl import flags
 
 import str_keras as stk
 from experiments import paper
-from str_keras import building, config, train
+from str_keras import building, config_files, train
 from str_keras.config import FIELDS, TrainConfig
 from str_keras.distribution import STRATEGIES
 
@@ -79,10 +79,10 @@ def test_the_files_are_those_of_the_table():
 def test_a_file_is_the_papers_recipe(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     row = ROWS[name]
-    path = config.find(f"paper/{name}")
+    path = config_files.find(f"paper/{name}")
     assert path.resolve() == (paper.CONFIGS / f"{name}.toml").resolve()
-    values = config.read(path)
-    loaded = config.from_dict(values, name)
+    values = config_files.read(path)
+    loaded = config_files.from_dict(values, name)
     # What it does not say is the default, which is the ImageNet recipe.
     said = {"dataset", "architecture", "method", "weight_decay"}
     assert said <= set(values) <= said | {"s_init", "sparsity", "budget", "skip"}
@@ -125,7 +125,7 @@ def test_defaults_are_the_imagenet_recipe():
 def test_the_command_of_a_file(name, monkeypatch):
     """It parses as the flags of str_keras.train, with what it says of devices."""
     monkeypatch.chdir(ROOT)
-    text = config.find(f"paper/{name}").read_text()
+    text = config_files.find(f"paper/{name}").read_text()
     assert len(text.splitlines()) <= 20
     assert max(map(len, text.splitlines())) <= 88
     comment = "\n".join(
@@ -154,7 +154,7 @@ def test_what_is_verified_is_said(monkeypatch):
     monkeypatch.chdir(ROOT)
     verified = set()
     for name, row in ROWS.items():
-        text = config.find(f"paper/{name}").read_text()
+        text = config_files.find(f"paper/{name}").read_text()
         assert ("UNVERIFIED" in text) != (": VERIFIED" in text)
         if ": VERIFIED" in text:
             verified.add(name)

@@ -22,7 +22,7 @@ from experiments import (
     training,
 )
 from str_keras import building
-from str_keras.config import from_dict
+from str_keras.config_files import from_dict
 
 IMAGES, BATCH = 128, 32
 VALUES = {
@@ -83,7 +83,7 @@ import json, sys
 import numpy as np
 from experiments import arrays, pquant_training as training, small_nets
 from str_keras import building
-from str_keras.config import from_dict
+from str_keras.config_files import from_dict
 
 small_nets.register()
 values, methods = json.loads(sys.argv[1])

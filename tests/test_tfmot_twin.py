@@ -12,7 +12,7 @@ import pytest
 import str_keras as stk
 from experiments import arrays, outside, tfmot_twin
 from str_keras import building
-from str_keras.config import from_dict
+from str_keras.config_files import from_dict
 
 SHAPE = (32, 32, 1)
 IMAGES, BATCH, EPOCHS, RATE = 128, 32, 2, 0.5
@@ -103,7 +103,7 @@ import json, sys
 import numpy as np
 from experiments import small_nets, tfmot_training
 from str_keras import building
-from str_keras.config import from_dict
+from str_keras.config_files import from_dict
 
 small_nets.register()
 rng = np.random.default_rng(0)

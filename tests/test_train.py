@@ -13,7 +13,8 @@ import pytest
 
 import str_keras as stk
 from str_keras import checkpoint, monitoring, run_directory, train, training
-from str_keras.config import TrainConfig, from_dict
+from str_keras.config import TrainConfig
+from str_keras.config_files import from_dict
 from str_keras.files import written_aside
 from str_keras.run_directory import best_epoch
 

@@ -30,6 +30,9 @@ class Method:
 METHODS = {
     "dense": Method("dense", "dense (no thresholds)", "#333a44", "_", ":"),
     "str": Method("STR", "STR (learned soft thresholds)", "#0072B2", "o"),
+    "str_filter": Method(
+        "STR, by filter", "STR with a threshold per filter", "#0B3C8C", "o", "--"
+    ),
     "str_global": Method(
         "STR, one threshold",
         "STR with one learned threshold for the network",
@@ -38,7 +41,15 @@ METHODS = {
         "--",
     ),
     "str_macs": Method(
-        "STR, by MACs", "STR, thresholds follow MACs", "#003D66", "o", "--", True
+        "STR, MACs", "STR, thresholds follow MACs", "#003D66", "o", ":", True
+    ),
+    "str_filter_macs": Method(
+        "STR, by filter, MACs",
+        "STR with a threshold per filter, which follow MACs",
+        "#0099A8",
+        "o",
+        "-.",
+        True,
     ),
     "st3": Method("ST-3", "ST-3 (global quantile, rescaled)", "#C2185B", "h"),
     "st3_sigma": Method(
@@ -110,7 +121,10 @@ METHODS = {
 }
 """By the name in a configuration, in the order of legends."""
 
-LEARNED = ("str", "str_macs", "str_global", "autosparse")
+LEARNED = (
+    *("str", "str_filter", "str_global", "str_macs", "str_filter_macs"),
+    *("str_filter_macs0.5", "str_filter_macs1", "autosparse"),
+)
 """Methods whose thresholds are learned; the others' follow from the weights kept."""
 
 
