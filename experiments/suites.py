@@ -72,8 +72,8 @@ class Cell:
         depends_on: Id of the cell whose budget it takes, or "".
         source: Settings of that cell: another budget makes it another run.
         limit: Images of each split that are used; None for all.
-        variant: `TFMOT`, `TFMOT_MASKED`, `SPARED`, or of `PRESSED`, `CURVE` or `PQUANT`,
-            as its rows are called; else "".
+        variant: `TFMOT`, `TFMOT_MASKED`, `SPARED`, or of `PRESSED`, `CURVE` or
+            `PQUANT`, as its rows are called; else "".
         knobs: What leads a method of PQuantML, by name.
     """
 
