@@ -123,9 +123,10 @@ class TrainConfig:
         1, "Number of weights that every layer keeps on the way to a target."
     )
     min_per_channel: float = _option(
-        0.0,
-        "Weights a channel that every layer keeps on the average, where they take no "
-        "more than half of what the target leaves: narrow layers stay alive.",
+        1.0,
+        "Weights a channel that every layer keeps on the average on the way to a "
+        "target, where they take no more than half of what it leaves: narrow layers "
+        "stay alive. 0: none.",
     )
     mac_pressure: float = _option(
         0.0,
@@ -322,7 +323,7 @@ class TrainConfig:
             self.min_density,
             None if self.min_kept == 1 else self.min_kept,
             self.mac_pressure,
-            self.min_per_channel,
+            None if self.min_per_channel == 1 else self.min_per_channel,
         )
 
     @property

@@ -74,7 +74,7 @@ def make_target(
     min_density: float,
     min_kept: int | None,
     mac_pressure: float,
-    min_per_channel: float = 0.0,
+    min_per_channel: float | None = None,
 ) -> Target | None:
     """The target of what a user gave; None if none.
 
@@ -84,10 +84,9 @@ def make_target(
     given: dict[str, float] = {
         "min_density": min_density,
         "mac_pressure": mac_pressure,
-        "min_per_channel": min_per_channel,
     }
-    if min_kept is not None:
-        given["min_kept"] = min_kept
+    own = {"min_kept": min_kept, "min_per_channel": min_per_channel}
+    given |= {name: value for name, value in own.items() if value is not None}
     if sparsity is macs is bytes is None:
         used = {name: value for name, value in given.items() if value}
         if used:
@@ -118,7 +117,7 @@ def sparsify(
     min_density: float = 0.0,
     min_kept: int | None = None,
     mac_pressure: float = 0.0,
-    min_per_channel: float = 0.0,
+    min_per_channel: float | None = None,
 ) -> Any:
     """Returns a copy of a model whose kernels have thresholds.
 
@@ -157,7 +156,7 @@ def sparsify(
         min_density: Share of weights that every kernel keeps, in [0, 1).
         min_kept: Number of weights that every kernel keeps; 1 unless told.
         min_per_channel: Number of weights a channel that every kernel keeps on the
-            average, see `Target`: narrow layers stay alive at high sparsity.
+            average, 1 unless told, see `Target`: narrow layers stay alive.
         mac_pressure: Exponent of a layer's MACs per weight in its threshold, 0 or more:
             MACs fall further at equal sparsity; see `Target`.
 

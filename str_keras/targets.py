@@ -25,9 +25,10 @@ class Target:
         min_density: Share of weights in [0, 1) that every kernel keeps.
         min_kept: Number of weights that every kernel keeps (all, if it has fewer).
         min_per_channel: Number of weights, times the sum of its shape (inputs, outputs
-            and extents), that every kernel keeps: 1 is one a channel, on the average.
-            Taken smaller where such floors would take more than half of what the
-            target leaves. 0: none.
+            and extents), that every kernel keeps: 1 is one a channel, on the average,
+            without which narrow layers die on the way to high sparsity. Taken smaller
+            where such floors would take more than half of what the target leaves. 0:
+            none.
         mac_pressure: Exponent b of 0 or more: thresholds are proportional to the b-th
             power of a layer's MACs per weight, so that at equal sparsity MACs fall
             further. 0: the layers' own differences alone.
@@ -42,7 +43,7 @@ class Target:
     bytes: float | None = None
     min_density: float = 0.0
     min_kept: int = 1
-    min_per_channel: float = 0.0
+    min_per_channel: float = 1.0
     mac_pressure: float = 0.0
 
     def __post_init__(self) -> None:

@@ -125,9 +125,8 @@ def test_floors_hold():
 
 @pytest.mark.parametrize(("sparsity", "taken"), [(0.9, 1.0), (0.95, None)])
 def test_floors_by_channel_take_half_at_most(sparsity, taken):
-    """One weight a channel of each kernel; smaller where that is more than half."""
-    arguments = {"target_sparsity": sparsity, "min_per_channel": 1.0}
-    model = stk.sparsify(make_net(), preset="st3", **arguments)
+    """Unless told, one weight a channel; smaller where that is more than half."""
+    model = stk.sparsify(make_net(), preset="st3", target_sparsity=sparsity)
     sums = np.array([3 + 3 + 3 + 12, 3 + 3 + 12 + 24, 24 + 10])
     floors = stk.steering.Loop(model).floors
     half = round(3156 * (1 - sparsity)) / 2
