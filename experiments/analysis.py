@@ -23,6 +23,8 @@ WIDE = 5.0
 WIDE_SPARSITY = 2.0
 """Points of sparsity: likewise, in the order of the accuracies. A run as far from the
 sparsity aimed at has missed its level."""
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""The 97.5 % quantile of Student's t of 1, 2, ... degrees of freedom."""
 REACH = math.log(1.25)
 """How far beyond its last point a curve is followed, in the logarithm of density."""
 
@@ -133,29 +135,52 @@ def deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def interpolate(
-    results: Iterable[Result], density: float, value: Callable[[Result], float]
-) -> float | None:
-    """The value of a method at a density, along the line through its runs.
+def density(result: Result) -> float:
+    """The share of weights kept."""
+    return result.density
 
-    Linear in the logarithm of density. Beyond the last run the line is followed for a
-    quarter of the density, not further.
+
+def interval(values: Sequence[float]) -> float | None:
+    """Half the 95 % interval of the mean, by Student's t; None of a single value.
+
+    Raises:
+        ValueError: if there are more than ten values.
+    """
+    spread = deviation(values)
+    if spread is None:
+        return None
+    if len(values) - 1 > len(STUDENT):
+        raise ValueError(f"At most ten values. Received: {len(values)} values")
+    return STUDENT[len(values) - 2] * spread / math.sqrt(len(values))
+
+
+def interpolate(
+    results: Iterable[Result],
+    at: float,
+    value: Callable[[Result], float],
+    cost: Callable[[Result], float] = density,
+) -> float | None:
+    """The value of a method at a density, or MACs, along the line through its runs.
+
+    Linear in the logarithm of the cost. Beyond the last run the line is followed for a
+    quarter of the cost, not further.
 
     Args:
-        results: Runs of one method and one seed, of different densities; the dense run
-            may be one of them.
-        density: Share of weights kept, above 0.
+        results: Runs of one method and one seed, of different costs; the dense run may
+            be one of them.
+        at: The cost, above 0: of `density` the share of weights kept.
         value: What to interpolate.
+        cost: Of a run.
 
     Returns:
         The value, or None where the line does not reach.
     """
-    points = sorted((math.log(r.density), value(r)) for r in results if r.density > 0)
-    x = math.log(density)
+    points = sorted((math.log(cost(r)), value(r)) for r in results if cost(r) > 0)
+    x = math.log(at)
     if len(points) < 2 or not points[0][0] - REACH <= x <= points[-1][0] + REACH:
         return None
-    at = np.clip(np.searchsorted([p[0] for p in points], x), 1, len(points) - 1)
-    (x0, y0), (x1, y1) = points[at - 1], points[at]
+    right = np.clip(np.searchsorted([p[0] for p in points], x), 1, len(points) - 1)
+    (x0, y0), (x1, y1) = points[right - 1], points[right]
     return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 

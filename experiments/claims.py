@@ -11,16 +11,22 @@ from experiments.analysis import (
     WIDE,
     WIDE_SPARSITY,
     Result,
+    density,
     group,
     interpolate,
+    interval,
     mean,
 )
+from str_keras.reporting.methods import METHODS
 
 COLLAPSED = 0.15
 """An accuracy below this is that of a net that died: ten classes give 0.1 by chance."""
 NEAR = math.log(4)
 """In the logarithm of density: a run stands beside another method's only where one of
 that is so near; a line from the dense net to the sparsest says nothing between."""
+LED = ("lats", "str_filter", "str_filter_macs")
+"""Of the presets that are led to a target, those that stand against other libraries."""
+RIVALS = ("tfmot", "pquant_autosparse", "pquant_dst", "pquant_cs")
 SHIFTED = 0.005
 """A mean sparsity so far from the level is told beside the values."""
 
@@ -40,6 +46,8 @@ class Claim:
         beyond: Seeds left out as no run of the other's is near the run's sparsity, or
             their line does not reach it.
         is_ratio: Whether they are ratios; else differences of accuracy.
+        is_of_target: Whether the runs were led to a target: told with the 95 % interval
+            of the mean.
     """
 
     title: str
@@ -51,6 +59,7 @@ class Claim:
     missed: int = 0
     beyond: int = 0
     is_ratio: bool = False
+    is_of_target: bool = False
 
 
 def _curve(results: Sequence[Result], method: str, seed: int) -> list[Result]:
@@ -66,8 +75,9 @@ def _compare(
     value: Callable[[Result], float],
     combine: Callable[[float, float], float],
     is_ratio: bool = False,
+    cost: Callable[[Result], float] = density,
 ) -> list[Claim]:
-    """Compares each run of `method` with `other` at the run's own sparsity."""
+    """Compares each run of `method` with `other` at the run's own sparsity, or MACs."""
     claims = []
     for (name, level), runs in group(results).items():
         if name != method:
@@ -83,9 +93,9 @@ def _compare(
                 continue
             # The MACs of uniform rates are what they are, also of a dead net.
             alive = [r for r in curve if is_ratio or r.accuracy >= COLLAPSED]
-            theirs = interpolate(alive, run.density, value)
+            theirs = interpolate(alive, cost(run), value, cost)
             if not any(
-                r.method == other and abs(math.log(r.density / run.density)) < NEAR
+                r.method == other and abs(math.log(cost(r) / cost(run))) < NEAR
                 for r in curve
                 if r.density > 0
             ):
@@ -93,7 +103,7 @@ def _compare(
             elif theirs is not None:
                 values.append(combine(value(run), theirs))
                 sparsities.append(run.sparsity)
-            elif _reaches(curve, run.density):
+            elif _reaches(curve, cost(run), cost):
                 left_out["other_dead"] += 1
             else:
                 left_out["beyond"] += 1
@@ -107,9 +117,11 @@ def _compare(
     return claims
 
 
-def _reaches(results: Sequence[Result], density: float) -> bool:
+def _reaches(
+    results: Sequence[Result], at: float, cost: Callable[[Result], float]
+) -> bool:
     """Whether the line through these runs has a value there."""
-    return interpolate(results, density, lambda r: r.accuracy) is not None
+    return interpolate(results, at, lambda r: r.accuracy, cost) is not None
 
 
 def _twin_of_tfmot(results: Sequence[Result]) -> str:
@@ -124,8 +136,11 @@ def claims(results: Sequence[Result]) -> list[Claim]:
     STR's accuracy less that of GMP, DNW and one-shot pruning with uniform rates, and of
     random zeros at the rates of ERK, at STR's own sparsity and seed by seed; its MACs
     as a share of theirs; and what STR's budget does for GMP and DNW. Beside them,
-    whether tfmot's GMP is ours.
+    whether tfmot's GMP is ours. Of a suite of targets, what `LED` presets are ahead of
+    other libraries.
     """
+    if any(r.method in LED for r in results):
+        return _claims_of_targets(results)
     against = (
         ("STR - GMP", "str", "gmp"),
         ("STR - GMP, depthwise dense", "str", "gmp_depthwise_dense"),
@@ -155,6 +170,26 @@ def claims(results: Sequence[Result]) -> list[Claim]:
     return found
 
 
+def _claims_of_targets(results: Sequence[Result]) -> list[Claim]:
+    """Accuracy of presets less that of other libraries, at equal sparsity and MACs."""
+    costs = {"": density, ", at equal MACs": lambda r: float(r.sparse_macs)}
+    found = []
+    for ending, cost in costs.items():
+        for method in LED:
+            for other in RIVALS:
+                title = f"{METHODS[method].label} - {METHODS[other].label}{ending}"
+                found += _compare(
+                    results,
+                    title,
+                    method,
+                    other,
+                    lambda r: r.accuracy,
+                    lambda a, b: a - b,
+                    cost=cost,
+                )
+    return [dataclasses.replace(claim, is_of_target=True) for claim in found]
+
+
 def _finding(claim: Claim) -> str:
     scale, sign = (1.0, "") if claim.is_ratio else (100.0, "+")
     values = sorted((scale * value for value in claim.values), reverse=True)
@@ -163,6 +198,8 @@ def _finding(claim: Claim) -> str:
         text = f"{mean(values):{sign}.2f}"
         if not claim.is_ratio and values[0] - values[-1] > WIDE:
             text = " / ".join(f"{value:{sign}.1f}" for value in values)
+        elif len(values) > 1 and claim.is_of_target:
+            text += f" ± {interval(values):.2f}"
         elif len(values) > 1:
             text += f" ({values[-1]:{sign}.2f} to {values[0]:{sign}.2f})"
         if abs(claim.sparsity - claim.level) >= SHIFTED:
@@ -190,15 +227,22 @@ def claims_table(results: Sequence[Result]) -> str:
             claim = cells.get(level)
             row.append(_finding(claim) if claim else "")
         rows.append(row)
+    led = any(claim.is_of_target for claim in found)
+    told = (
+        ": mean over the seeds ± half its 95 % interval (Student's t)"
+        if led
+        else ", MACs with non-zero weights as a ratio: mean (least to most) over the "
+        "seeds"
+    )
     columns = ["as found", *(f"{100 * level:g} %" for level in levels)]
     return (
-        f"{markdown.table(columns, rows)}\n\nAccuracy in points of percent, MACs with "
-        "non-zero weights as a ratio: mean (least to most) over the seeds, or each "
-        f"seed's where they differ by more than {WIDE:g} points. A run stands against "
-        "the other method at the run's own sparsity (told where its mean is not the "
-        "level's) and with its seed: on the line through the other's runs, the dense "
-        "one included, linear in the logarithm of density and followed for a quarter "
-        "of it beyond the last run. Counted instead are seeds whose net collapsed "
+        f"{markdown.table(columns, rows)}\n\nAccuracy in points of percent{told}, or "
+        f"each seed's where they differ by more than {WIDE:g} points. A run stands "
+        f"against the other method at the run's own sparsity{', or MACs' * led} (told "
+        "where its mean is not the level's) and with its seed: on the line through the "
+        "other's runs, the dense one included, linear in the logarithm of density and "
+        "followed for a quarter of it beyond the last run. Counted instead are seeds "
+        "whose net collapsed "
         f"(accuracy below {100 * COLLAPSED:g} %), is more than {WIDE_SPARSITY:g} "
         "points of sparsity from the level, or has no run of the other's near it "
         "(within a factor of four in density)."

@@ -122,6 +122,32 @@ def test_collapsed_nets_are_counted_and_not_averaged():
     assert found.values == pytest.approx((1.0, 1.0)) and found.other_dead == 0
 
 
+def test_presets_stand_against_other_libraries_at_equal_sparsity_and_macs():
+    """By hand: seeds 0 to 2, a line of CS between 80 and 95 %, LATS at 90 %."""
+
+    def run(method, seed, sparsity, macs, accuracy):
+        return analysis.Result("", method, sparsity, seed, sparsity, macs, accuracy)
+
+    results = []
+    for seed, ahead in enumerate((0.01, 0.03, 0.02)):
+        results += [run("dense", seed, 0.0, 1000, 0.9)]
+        results += [run("pquant_cs", seed, 0.8, 400, 0.8)]
+        results += [run("pquant_cs", seed, 0.95, 100, 0.6)]
+        results += [run("lats", seed, 0.9, 200, 0.7 + ahead)]
+    found = claim(results, "LATS - CS of PQuantML", 0.9)
+    assert found.values == pytest.approx((0.01, 0.03, 0.02))  # half way in log density
+    by_macs = claim(results, "LATS - CS of PQuantML, at equal MACs", 0.9)
+    assert by_macs.values == pytest.approx((0.01, 0.03, 0.02))
+    half = 4.302653 * 0.01 / math.sqrt(3)  # Student's t of two degrees of freedom
+    assert analysis.interval(found.values) == pytest.approx(half, rel=1e-4)
+    table = claims.claims_table(results)
+    assert f"| +2.00 ± {100 * half:.2f} |" in table
+    assert "95 % interval" in table and "a ratio" not in table
+    assert analysis.interval([0.5]) is None
+    with pytest.raises(ValueError, match="11 values"):
+        analysis.interval([*range(11)])
+
+
 def test_a_net_far_from_its_level_says_nothing_of_the_level():
     """One seed of three lost a threshold, and so is at 88.8 instead of 98 %."""
 

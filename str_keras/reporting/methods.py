@@ -31,7 +31,7 @@ METHODS = {
     "dense": Method("dense", "dense (no thresholds)", "#333a44", "_", ":"),
     "str": Method("STR", "STR (learned soft thresholds)", "#0072B2", "o"),
     "str_filter": Method(
-        "STR, by filter", "STR with a threshold per filter", "#0B3C8C", "o", "--"
+        "STR, by filter", "STR with a threshold per filter", "#0B3C8C", "D", "-", True
     ),
     "str_global": Method(
         "STR, one threshold",
@@ -47,8 +47,8 @@ METHODS = {
         "STR, by filter, MACs",
         "STR with a threshold per filter, which follow MACs",
         "#0099A8",
-        "o",
-        "-.",
+        "v",
+        "--",
         True,
     ),
     "st3": Method("ST-3", "ST-3 (global quantile, rescaled)", "#C2185B", "h"),
