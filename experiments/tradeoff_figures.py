@@ -37,6 +37,24 @@ PANELS = (
     ),
     ("STR's budget carried over", ("str", "gmp", "budget_gmp", "dnw", "budget_dnw")),
 )
+TARGET_PANELS = (
+    (
+        "presets, led to a target",
+        (
+            *("str", "str_filter", "str_macs", "str_global", "st3", "st3_sigma"),
+            *("feather", "autosparse", "lats", "gmp", "dnw"),
+        ),
+    ),
+    (
+        "beside other libraries",
+        (
+            *("str_filter", "str_filter_macs", "str_filter_macs0.5"),
+            *("str_filter_macs1", "lats", "gmp_depthwise_dense"),
+            *("tfmot", "pquant_autosparse", "pquant_dst", "pquant_cs"),
+        ),
+    ),
+)
+"""Of suites of targets: all presets, and those that are put forward."""
 DEEPEST = 0.3
 """A figure shows accuracies down to so much below the best, and names the others."""
 _HEIGHT, _ROW = 5.0, 0.19
@@ -58,6 +76,20 @@ class _Point:
     def median(self) -> float:
         # One net of three that died would draw a mean where there is no run.
         return statistics.median(self.accuracies)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return min(self.accuracies), max(self.accuracies)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the mean, by Student's t at 95 %; the range of seeds of which one died."""
+        half = analysis.interval(self.accuracies)
+        low, high = self.range
+        if half is None or 100 * (high - low) > analysis.WIDE:
+            return self.range
+        middle = analysis.mean(self.accuracies)
+        return middle - half, middle + half
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +134,16 @@ def draw_tradeoffs(results: Sequence[Result]) -> dict[str, bytes]:
     }
 
 
+def _are_led(results: Sequence[Result]) -> bool:
+    """Whether they are of a suite of targets."""
+    return any(r.method in ("st3", "feather", "lats") for r in results)
+
+
 def _panels(results: Sequence[Result], cost: Cost) -> list[_Panel]:
     groups = analysis.group(r for r in results if 0 < r.density < 1)
+    led = _are_led(results)
     panels = []
-    for title, names in PANELS:
+    for title, names in TARGET_PANELS if led else PANELS:
         points: dict[str, list[_Point]] = {}
         for (name, _), runs in groups.items():
             point = _Point(
@@ -116,7 +154,7 @@ def _panels(results: Sequence[Result], cost: Cost) -> list[_Panel]:
         for values in points.values():
             values.sort(key=lambda point: point.cost)
         # Without a carried budget, the second panel would repeat the first.
-        if title == "methods" or any("budget" in name for name in points):
+        if led or title == "methods" or any("budget" in name for name in points):
             panels.append(_Panel(title, points))
     return panels
 
@@ -176,7 +214,8 @@ def _set_accuracies(
     axes.set_ylim(floor - spare, best + spare)
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(percent_tick))
     seeds = len({r.seed for r in results})
-    axes.set_ylabel(f"test accuracy, median of {seeds} seeds")
+    bars = "\nbars: 95 % interval of the mean" * _are_led(results)
+    axes.set_ylabel(f"test accuracy, median of {seeds} seeds{bars}")
 
 
 def _curves(
@@ -188,7 +227,7 @@ def _curves(
     if dense:
         handles["dense"] = _band(axes, dense)
     for name, points in panel.points.items():
-        handles[name] = _curve(axes, name, points)
+        handles[name] = _curve(axes, name, points, _are_led(results))
         runs = [r for r in results if r.method == name and 0 < r.density < 1]
         axes.plot(
             [cost(r) for r in runs],
@@ -211,13 +250,13 @@ def _band(axes: Any, accuracies: Sequence[float]) -> Any:
     )
 
 
-def _curve(axes: Any, name: str, points: Sequence[_Point]) -> Any:
-    """Median and range of each level, joined."""
+def _curve(axes: Any, name: str, points: Sequence[_Point], interval: bool) -> Any:
+    """Median of each level, joined, with the range or the interval of the mean."""
     style = marker_style(name)
     x = [point.cost for point in points]
     (line,) = axes.plot(x, [point.median for point in points], **style, zorder=3)
-    low = [min(point.accuracies) for point in points]
-    high = [max(point.accuracies) for point in points]
+    spans = [point.interval if interval else point.range for point in points]
+    low, high = zip(*spans, strict=True)
     axes.vlines(x, low, high, color=style["color"], linewidth=1.2, zorder=2)
     return line
 

@@ -37,14 +37,14 @@ class ModelCallback(keras.callbacks.Callback):
 class SparsityProbe(ModelCallback):
     """Counts non-zeros as training goes, and names a layer when all of it is dead.
 
-    A layer with every |w| <= g(s) gets no gradient, for w or for s, so it stays dead.
-
     Args:
         steps: Steps of an epoch.
+        mend: What would prevent that, as the start of a sentence.
     """
 
-    def __init__(self, steps: int):
+    def __init__(self, steps: int, mend: str = "A lower --threshold_decay"):
         super().__init__()
+        self.mend = mend
         self.every = min(max(1, steps // PROBES_AN_EPOCH), MAX_STEPS_UNSEEN)
         self.layers: list[KernelSparsity] = []
         self.dead: set[str] = set()
@@ -58,8 +58,8 @@ class SparsityProbe(ModelCallback):
                 step = iterations(self.model)
                 tqdm.write(
                     f"warning: every weight of {layer.path} is zero since step {step} "
-                    f"(threshold {layer.threshold:.3g}): it gets no gradient any more. "
-                    "A lower --threshold_decay, or the layer in --skip, prevents it.",
+                    f"(threshold {layer.threshold:.3g}): nothing passes it. "
+                    f"{self.mend}, or the layer in --skip, prevents it.",
                     file=sys.stderr,
                 )
 

@@ -88,6 +88,15 @@ def _print_form(config: TrainConfig, model: Any) -> None:
         )
 
 
+def _mend_of_death(config: TrainConfig) -> str:
+    """What keeps layers alive under a method."""
+    if config.target is not None:
+        return "A larger --min_density"
+    return "A lower " + (
+        "--threshold_decay" if config.learns_thresholds else "sparsity of the layer"
+    )
+
+
 class _Trainer:
     """One run: the epochs, their tables and checkpoints."""
 
@@ -103,7 +112,7 @@ class _Trainer:
         self.start = progress
         self.steps = dataset.steps_per_epoch(config.batch_size)
         self.interruption = Interruption()
-        self.probe = SparsityProbe(self.steps)
+        self.probe = SparsityProbe(self.steps, _mend_of_death(config))
         self.probe.set_model(model)
         self.watch = LossWatch(self.steps * config.epochs)
         seen = _forecast(config, model, self.steps)

@@ -143,6 +143,8 @@ def test_presets_stand_against_other_libraries_at_equal_sparsity_and_macs():
     table = claims.claims_table(results)
     assert f"| +2.00 ± {100 * half:.2f} |" in table
     assert "95 % interval" in table and "a ratio" not in table
+    drawn = tradeoff_figures.draw_tradeoffs(results)
+    assert {*drawn} == {"accuracy_sparsity", "accuracy_macs"}
     assert analysis.interval([0.5]) is None
     with pytest.raises(ValueError, match="11 values"):
         analysis.interval([*range(11)])
