@@ -144,7 +144,7 @@ def _sparsified(config: TrainConfig, dense: keras.Model) -> keras.Model:
         min_density=config.min_density,
         min_kept=None if config.target is None else config.min_kept,
         mac_pressure=config.mac_pressure,
-        min_per_channel=None if config.target is None else config.min_per_channel,
+        min_per_channel=config.min_per_channel,
     )
 
 

@@ -122,11 +122,11 @@ class TrainConfig:
     min_kept: int = _option(
         1, "Number of weights that every layer keeps on the way to a target."
     )
-    min_per_channel: float = _option(
-        1.0,
+    min_per_channel: float | None = _option(
+        None,
         "Weights a channel that every layer keeps on the average on the way to a "
         "target, where they take no more than half of what it leaves: narrow layers "
-        "stay alive. 0: none.",
+        "stay alive. 0: none; the method's if not given.",
     )
     mac_pressure: float = _option(
         0.0,
@@ -323,7 +323,7 @@ class TrainConfig:
             self.min_density,
             None if self.min_kept == 1 else self.min_kept,
             self.mac_pressure,
-            None if self.min_per_channel == 1 else self.min_per_channel,
+            self.min_per_channel,
         )
 
     @property

@@ -156,7 +156,8 @@ def sparsify(
         min_density: Share of weights that every kernel keeps, in [0, 1).
         min_kept: Number of weights that every kernel keeps; 1 unless told.
         min_per_channel: Number of weights a channel that every kernel keeps on the
-            average, 1 unless told, see `Target`: narrow layers stay alive.
+            average, see `Target`: narrow layers stay alive. None: the preset's, 1 of
+            str, str_filter, str_global, feather and autosparse, 0 of the others.
         mac_pressure: Exponent of a layer's MACs per weight in its threshold, 0 or more:
             MACs fall further at equal sparsity; see `Target`.
 
@@ -170,6 +171,9 @@ def sparsify(
             kernel at all, an argument is unknown or does not go with another, or the
             target is out of reach.
     """
+    is_led = any(t is not None for t in (target_sparsity, target_macs, target_bytes))
+    if is_led and min_per_channel is None:
+        min_per_channel = get_preset(preset).min_per_channel
     target = make_target(
         target_sparsity,
         target_macs,

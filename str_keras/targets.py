@@ -43,7 +43,7 @@ class Target:
     bytes: float | None = None
     min_density: float = 0.0
     min_kept: int = 1
-    min_per_channel: float = 1.0
+    min_per_channel: float = 0.0
     mac_pressure: float = 0.0
 
     def __post_init__(self) -> None:

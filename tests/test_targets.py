@@ -125,8 +125,11 @@ def test_floors_hold():
 
 @pytest.mark.parametrize(("sparsity", "taken"), [(0.9, 1.0), (0.95, None)])
 def test_floors_by_channel_take_half_at_most(sparsity, taken):
-    """Unless told, one weight a channel; smaller where that is more than half."""
-    model = stk.sparsify(make_net(), preset="st3", target_sparsity=sparsity)
+    """One weight a channel, unless told; smaller where that is more than half."""
+    for preset, floor in (("st3", 0.0), ("str", 1.0)):
+        led = stk.sparsify(make_net(), preset=preset, target_sparsity=sparsity)
+        assert led.target.min_per_channel == floor
+    model = stk.sparsify(make_net(), preset="feather", target_sparsity=sparsity)
     sums = np.array([3 + 3 + 3 + 12, 3 + 3 + 12 + 24, 24 + 10])
     floors = stk.steering.Loop(model).floors
     half = round(3156 * (1 - sparsity)) / 2
