@@ -20,6 +20,7 @@ if __name__ == "__main__":
     os.environ["STR_KERAS_PROGRAM"] = "1"  # a start without TensorFlow's log
 from experiments import analysis, claims, markdown
 from experiments.layer_figures import draw_budgets, draw_history
+from experiments.pressure_figure import draw_pressures
 from experiments.tradeoff_figures import draw_tradeoffs
 from str_keras import cli, files
 
@@ -37,7 +38,8 @@ def draw_suite(
 
     Returns:
         Paths of the figures: NAME_accuracy_sparsity.png, NAME_accuracy_macs.png, and,
-        where the tables are there, NAME_budgets.png and NAME_history.png.
+        where the tables are there, NAME_budgets.png and NAME_history.png; where
+        thresholds follow MACs, NAME_pressure.png.
 
     Raises:
         OSError: if there are no results, or files cannot be written.
@@ -48,6 +50,7 @@ def draw_suite(
         **draw_tradeoffs(results),
         "budgets": draw_budgets(results, folder / "budgets"),
         "history": draw_history(results, folder / "history"),
+        "pressure": draw_pressures(results),
     }
     paths = []
     for figure, data in drawn.items():

@@ -26,7 +26,16 @@ FLAGS = flags.FLAGS
 RESULTS = pathlib.Path(__file__).parent / "results"
 SUITE = "fashion_mobilenet"
 METHODS = (
-    *("dense", "str", "str_global", "st3", "st3_sigma", "feather", "autosparse"),
+    *(
+        "dense",
+        "str",
+        "str_filter",
+        "str_global",
+        "st3",
+        "st3_sigma",
+        "feather",
+        "autosparse",
+    ),
     *("lats", "gmp", "dnw"),
 )
 FREE = "str, no target"

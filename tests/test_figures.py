@@ -15,6 +15,7 @@ from experiments import (
     claims,
     figures,
     markdown,
+    pressure_figure,
     records,
     runner,
     tradeoff_figures,
@@ -148,6 +149,23 @@ def test_presets_stand_against_other_libraries_at_equal_sparsity_and_macs():
     assert analysis.interval([0.5]) is None
     with pytest.raises(ValueError, match="11 values"):
         analysis.interval([*range(11)])
+
+
+def test_pressures_are_drawn_where_there_are_two():
+    def run(method, level, macs, accuracy):
+        return analysis.Result("", method, level, 0, level, macs, accuracy)
+
+    runs = [run("str_filter", 0.9, 900, 0.8), run("str_filter", 0.95, 500, 0.7)]
+    assert pressure_figure.draw_pressures(runs) is None
+    runs += [run("str_filter_macs", 0.9, 600, 0.79)]
+    picture = pressure_figure.draw_pressures(runs)
+    assert Image.open(io.BytesIO(picture)).size[0] > 1000
+    assert pressure_figure.PRESSURES == {
+        "str_filter": 0.0,
+        "str_filter_macs": 0.25,
+        "str_filter_macs0.5": 0.5,
+        "str_filter_macs1": 1.0,
+    }
 
 
 def test_a_net_far_from_its_level_says_nothing_of_the_level():
