@@ -282,16 +282,6 @@ class TrainConfig:
                     f"Received: prune_begin={self.prune_begin}, "
                     f"prune_end={self.prune_end}"
                 )
-            fixed = source == "scheduled" or (self.sparsity and self.method == "dnw")
-            if fixed and ramp_given:
-                why = "has a course to the last step"
-                if source != "scheduled":
-                    why = "prunes from the first step on"
-                raise ValueError(
-                    f"This method {why}: leave --prune_begin and --prune_end out. "
-                    f"Received: method={self.method!r}, "
-                    f"prune_begin={self.prune_begin}, prune_end={self.prune_end}"
-                )
             for name, get in (("operator", get_operator), ("backward", get_backward)):
                 if value := getattr(self, name):
                     get(value)
@@ -384,11 +374,25 @@ def check_used(config: TrainConfig, names: Iterable[str]) -> None:
                 f"--{name} has no effect with --method={config.method}{own}, only with "
                 f"{', '.join(methods)}: leave it out. Received: --{name}"
             )
+        if name in ("prune_begin", "prune_end") and config.is_preset:
+            _check_ramp(config, name)
         if name == "alpha" and not config.has_alpha:
             raise ValueError(
                 "--alpha is the width of mobilenetv1 alone: leave it out. "
                 f"Received: architecture={config.architecture!r}, alpha={config.alpha}"
             )
+
+
+def _check_ramp(config: TrainConfig, name: str) -> None:
+    source, _ = find_source(config.threshold or PRESETS[config.method].threshold)
+    why = "has a course to the last step" if source == "scheduled" else ""
+    if config.method == "dnw" and config.sparsity is not None:
+        why = "prunes from the first step on"
+    if why:
+        raise ValueError(
+            f"--method={config.method} {why}: leave --{name} out. "
+            f"Received: {name}={getattr(config, name)}"
+        )
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}

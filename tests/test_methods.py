@@ -218,7 +218,7 @@ def test_a_published_budget_is_taken_by_name(config):
             "has a course to the last step",
         ),
         (
-            ["--method=dnw", "--sparsity=0.9", "--prune_begin=0.5"],
+            ["--method=dnw", "--sparsity=0.9", "--prune_end=0.5"],
             "prunes from the first step on",
         ),
         (
