@@ -67,6 +67,13 @@ class Result:
 
 
 Groups = dict[tuple[str, float], list[Result]]
+ONLY_LED = ("str_filter", "st3", "st3_sigma", "feather", "lats")
+"""Methods that stand in suites of targets alone."""
+
+
+def are_led(results: Iterable[Result]) -> bool:
+    """Whether the runs are of a suite of targets."""
+    return any(result.method in ONLY_LED for result in results)
 
 
 def read(path: pathlib.Path) -> tuple[list[Result], dict[str, str]]:

@@ -11,6 +11,7 @@ from experiments.analysis import (
     WIDE,
     WIDE_SPARSITY,
     Result,
+    are_led,
     density,
     group,
     interpolate,
@@ -139,7 +140,7 @@ def claims(results: Sequence[Result]) -> list[Claim]:
     whether tfmot's GMP is ours. Of a suite of targets, what `LED` presets are ahead of
     other libraries.
     """
-    if any(r.method in LED for r in results):
+    if are_led(results):
         return _claims_of_targets(results)
     against = (
         ("STR - GMP", "str", "gmp"),

@@ -134,14 +134,9 @@ def draw_tradeoffs(results: Sequence[Result]) -> dict[str, bytes]:
     }
 
 
-def _are_led(results: Sequence[Result]) -> bool:
-    """Whether they are of a suite of targets."""
-    return any(r.method in ("st3", "feather", "lats") for r in results)
-
-
 def _panels(results: Sequence[Result], cost: Cost) -> list[_Panel]:
     groups = analysis.group(r for r in results if 0 < r.density < 1)
-    led = _are_led(results)
+    led = analysis.are_led(results)
     panels = []
     for title, names in TARGET_PANELS if led else PANELS:
         points: dict[str, list[_Point]] = {}
@@ -214,7 +209,7 @@ def _set_accuracies(
     axes.set_ylim(floor - spare, best + spare)
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(percent_tick))
     seeds = len({r.seed for r in results})
-    bars = "\nbars: 95 % interval of the mean" * _are_led(results)
+    bars = "\nbars: 95 % interval of the mean" * analysis.are_led(results)
     axes.set_ylabel(f"test accuracy, median of {seeds} seeds{bars}")
 
 
@@ -227,7 +222,7 @@ def _curves(
     if dense:
         handles["dense"] = _band(axes, dense)
     for name, points in panel.points.items():
-        handles[name] = _curve(axes, name, points, _are_led(results))
+        handles[name] = _curve(axes, name, points, analysis.are_led(results))
         runs = [r for r in results if r.method == name and 0 < r.density < 1]
         axes.plot(
             [cost(r) for r in runs],
