@@ -57,6 +57,13 @@ TRIED: dict[str, dict[str, Sequence[Knobs]]] = {
             {**_TUNED, "threshold_decay": 1e-4},
         ],
     },
+    "fashion_resnet": {
+        "pquant_autosparse": [{"decay": d} for d in (0.003, 0.005, 0.008, 0.013, 0.02)],
+        "pquant_dst": [{**_FILTERS, "alpha": a} for a in (0.0005, 0.001, 0.0018)],
+        "pquant_cs": [
+            {**_TUNED, "threshold_decay": d} for d in (5e-6, 1.5e-5, 5e-5, 1.5e-4)
+        ],
+    },
 }
 """Knobs that the calibration runs."""
 

@@ -339,6 +339,7 @@ SUITES: dict[str, tuple[Grid, Callable[[Grid], list[Cell]]]] = {
     "calibrate_resnet": (_GRIDS[_FASHION_RESNET], Grid.calibration),
     "calibrate_cifar": (_GRIDS[_CIFAR], Grid.calibration),
     "calibrate_pquant": (_GRIDS[_FASHION], Grid.pquant_calibration),
+    "calibrate_pquant_resnet": (_GRIDS[_FASHION_RESNET], Grid.pquant_calibration),
 }
 NAMES = (*SUITES, *_PAPER)
 

@@ -258,9 +258,16 @@ def test_what_it_trained_is_a_row_of_its_own(tmp_path, monkeypatch):
     assert json.loads(row["settings"])["knobs"] == knobs
 
 
-def test_its_calibration_has_a_run_for_each_knob():
-    cells = suites.create("calibrate_pquant")
-    tried = pquant_recipes.TRIED["fashion_mobilenet"]
+@pytest.mark.parametrize(
+    "suite, calibrated",
+    [
+        ("calibrate_pquant", "fashion_mobilenet"),
+        ("calibrate_pquant_resnet", "fashion_resnet"),
+    ],
+)
+def test_its_calibration_has_a_run_for_each_knob(suite, calibrated):
+    cells = suites.create(suite)
+    tried = pquant_recipes.TRIED[calibrated]
     assert set(tried) == set(pquant_twin.METHODS)
     assert len({cell.id for cell in cells}) == len(cells)
     assert len(cells) == sum(len(trials) for trials in tried.values())
