@@ -1,5 +1,5 @@
-# make quickstart | demo | test | test-long | test-device | lint | types | clean: each sets
-# up the environment it needs.
+# make quickstart | demo | test | test-runtimes | test-backends | test-parity | test-long |
+# lint | types | clean: each sets up the environment it needs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,19 +20,21 @@ PQUANT := $(PQUANT_VENV)/.use-$(shell cat requirements.lock requirements-pquant.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint requirements.lock
 
-.PHONY: help quickstart demo test test-long test-device test-fast runtimes pquant \
-	lint types lock clean
+.PHONY: help quickstart demo test test-runtimes test-backends test-parity test-long \
+	test-fast runtimes pquant lint types lock clean
 
 help:
 	@echo "make quickstart  train dense and sparse twins on real images, report, export,"
 	@echo "                 verify; ends in a table (minutes on two CPU cores)"
 	@echo "make demo        a page with a dense net beside its sparse twin, in a browser"
 	@echo "make test        the test suite"
-	@echo "make test-long   what takes minutes: the core on JAX and PyTorch, tfmot's twin,"
-	@echo "                 PQuantML, the notebook"
-	@echo "make pquant      the environment in which the experiments run PQuantML"
-	@echo "make test-device .tflite files on emulated CPUs and in Chromium (make runtimes)"
+	@echo "make test-runtimes   .tflite files on emulated CPUs and in Chromium"
+	@echo "make test-backends   the core on JAX and on PyTorch"
+	@echo "make test-parity     trainings beside PyTorch, tfmot and PQuantML"
+	@echo "make test-long   what takes long and is run before a release: not in CI"
 	@echo "make test-fast   without the tests that train or start processes"
+	@echo "make runtimes    the emulators and the browser of test-runtimes"
+	@echo "make pquant      the environment in which the experiments run PQuantML"
 	@echo "make lint types  ruff; pyright"
 	@echo "make lock        write requirements.lock anew from setup.cfg"
 
@@ -78,21 +80,29 @@ demo: $(USE)
 # Two processes: most of the time goes to tracing, which uses one core.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test: $(DEVELOP) $(TORCH)
-	$(PYTEST) -m "not long and not device"
+TIERS := not runtimes and not backends and not parity and not long
 
-test-long: $(DEVELOP) $(PQUANT)
+test: $(DEVELOP)
+	$(PYTEST) -m "$(TIERS)"
+
+test-backends: $(DEVELOP)
+	$(PYTEST) --dist load -m backends
+
+test-parity: $(DEVELOP) $(TORCH) $(PQUANT)
+	$(PYTEST) --dist load -m parity
+
+test-long: $(DEVELOP)
 	$(PYTEST) --dist load -m long
 
 # Emulators, an arm64 Python, a browser: into .runtimes or $STR_KERAS_RUNTIMES.
 runtimes: $(USE)
 	PYTHON=$(BIN)/python tools/setup_runtimes.sh
 
-test-device: $(DEVELOP) runtimes
-	$(PYTEST) --dist load -m device
+test-runtimes: $(DEVELOP) runtimes
+	$(PYTEST) --dist load -m runtimes
 
-test-fast: $(DEVELOP) $(TORCH)
-	$(PYTEST) -m "not slow and not long and not device"
+test-fast: $(DEVELOP)
+	$(PYTEST) -m "not slow and $(TIERS)"
 
 lint: $(DEVELOP)
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ LESS = (
 )
 
 
-@pytest.mark.long
+@pytest.mark.backends
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="this is the run on the others"
 )

@@ -29,7 +29,7 @@ def serve():
     return module
 
 
-@pytest.mark.device
+@pytest.mark.runtimes
 def test_files_are_timed_in_turn_and_compared(serve, tmp_path):
     files = runtime_files.write(tmp_path, "float32", "float32 sparse")
     head = tmp_path / "head.tflite"
@@ -107,7 +107,7 @@ def assert_spread(found, values):
     assert found == pytest.approx(expected)
 
 
-@pytest.mark.device
+@pytest.mark.runtimes
 def test_bad_files_are_refused(serve, tmp_path):
     for place, name in enumerate(("a", "b")):
         (tmp_path / name).mkdir()

@@ -9,7 +9,7 @@ import sparse_models
 
 from str_keras.export import runtimes
 
-pytestmark = pytest.mark.device
+pytestmark = pytest.mark.runtimes
 HAS_AVX = " avx " in pathlib.Path("/proc/cpuinfo").read_text()
 TARGETS = {
     "native": "x86_avx" if HAS_AVX else "x86_no_avx",

@@ -22,7 +22,7 @@ from experiments import demo_record, demo_site
 from str_keras.data import Preprocessing
 from str_keras.export.runtimes import installed
 
-pytestmark = pytest.mark.device
+pytestmark = pytest.mark.runtimes
 ROOT = pathlib.Path(__file__).parents[1]
 KINDS = ("dense", "sparse")
 SIZE = 96

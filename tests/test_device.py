@@ -17,7 +17,7 @@ import tensorflow as tf
 from str_keras import export
 from str_keras.export import runtimes
 
-pytestmark = pytest.mark.device
+pytestmark = pytest.mark.runtimes
 ROOT = pathlib.Path(__file__).parents[1]
 EMULATED = ("x86_no_avx", "arm64")
 HAS_AVX = " avx " in pathlib.Path("/proc/cpuinfo").read_text()

@@ -77,7 +77,7 @@ def run_in_litert(path, images):
     return np.array(outputs)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="it writes .tflite files"

@@ -43,7 +43,7 @@ KNOBS = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("method", "architecture", "kernels"),
     [
@@ -132,7 +132,7 @@ for method, knobs, epochs in (
 """
 
 
-@pytest.mark.long
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("architecture", "methods"),
     [
@@ -165,7 +165,7 @@ def test_before_it_prunes_a_step_is_that_of_the_dense_net(architecture, methods)
     assert "leaves an epoch" in share
 
 
-@pytest.mark.long
+@pytest.mark.parity
 def test_a_loss_that_is_not_finite_is_told_apart():
     small_nets.register()
     values = from_dict({**VALUES, "architecture": "resnet10", "lr": 1e30})
@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_is_told_apart():
         pquant_twin.train_with_pquant(values, "pquant_autosparse", {}, limit=IMAGES)
 
 
-@pytest.mark.long
+@pytest.mark.parity
 def test_the_programs_error_is_told():
     with pytest.raises(RuntimeError, match=r"PQuantML failed: error: .*batch_size=32"):
         pquant_twin.train_with_pquant(

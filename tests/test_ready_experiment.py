@@ -46,7 +46,7 @@ def test_a_verdict_that_is_not_true_is_not_recorded(kind, change, shown):
         ready.check_verdicts("MobileNetV2", net)
 
 
-@pytest.mark.device
+@pytest.mark.runtimes
 def test_experiment(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("<!-- ready -->\n<!-- end of ready -->\n")

@@ -53,7 +53,7 @@ def check_weights(ours, theirs, initial):
     return np.count_nonzero((ours != 0) != (theirs != 0))
 
 
-@pytest.mark.long
+@pytest.mark.parity
 def test_a_short_training_goes_the_same_way():
     """Eight steps with a ramp in them, pruned weights without a gradient in both.
 

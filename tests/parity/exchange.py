@@ -46,7 +46,7 @@ def run_torch(case, given):
         if "ModuleNotFoundError" in errors:
             pytest.fail(
                 f"{python} cannot import PyTorch ({errors.splitlines()[-1]}): run "
-                "`make test`, which sets up .venv-torch, or name a Python that has "
+                "`make test-parity`, which sets up .venv-torch, or name a Python with "
                 "numpy and torch in STR_KERAS_TORCH_PYTHON",
                 pytrace=False,
             )

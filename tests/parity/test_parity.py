@@ -33,7 +33,7 @@ def assert_equal(pairs, tolerance):
     assert errors and not wrong, wrong
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 @runs
 def test_forward(name, dtype):
     logits = keras_side.train_both(name, dtype)["logits"]
@@ -41,7 +41,7 @@ def test_forward(name, dtype):
     assert_equal(logits, TOLERANCE[dtype])
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 @runs
 def test_gradients(name, dtype):
     found = keras_side.train_both(name, dtype)
@@ -57,7 +57,7 @@ def test_gradients(name, dtype):
         assert not ours[pruned].any()
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 @runs
 def test_training(name, dtype):
     found = keras_side.train_both(name, dtype)
@@ -74,7 +74,7 @@ def test_training(name, dtype):
     assert_equal(steps, TOLERANCE[dtype])
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 @runs
 def test_training_could_tell_rules_apart(name, dtype):
     """Kernels are partly pruned throughout; decay and task both act on each s."""
@@ -91,7 +91,7 @@ def test_training_could_tell_rules_apart(name, dtype):
     assert found["kink"] > 5e-6
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 @pytest.mark.parametrize("name", ["resnet50", "mobilenetv1"])
 def test_whole_network(name):
     """80 % of every kernel pruned, one batch of ImageNet's size."""
@@ -121,7 +121,7 @@ def test_torch_side_needs_nothing_of_ours():
     assert found - set(sys.stdlib_module_names) == {"numpy", "torch"}
 
 
-@pytest.mark.slow
+@pytest.mark.parity
 def test_a_python_without_torch_fails_the_tests(tmp_path, monkeypatch):
     venv.create(tmp_path, symlinks=True)
     for python in (tmp_path / "bin" / "python", tmp_path / "missing"):
