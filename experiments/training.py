@@ -110,6 +110,7 @@ class Run:
         self.images, self.folder = images, folder
         self.checkpoint_seconds, self.may_go_on = checkpoint_seconds, may_go_on
         self.last, self.log_file = folder / "last.keras", folder / "log.json"
+        self.previous = folder / "previous.keras"
         self.saved = time.monotonic()
 
     def _start(self) -> tuple[Any, _Log]:
@@ -120,9 +121,14 @@ class Run:
         # Of another backend a row would tell half the truth.
         here = {"backend": keras.backend.backend()}
         text = json.dumps(self.config.to_dict() | here)
-        if self.last.is_file() and wanted.read_text(encoding="utf-8") == text:
-            model, progress = checkpoint.load(self.last)
-            return model, _Log.read(self.log_file, progress.epoch)
+        if wanted.is_file() and wanted.read_text(encoding="utf-8") == text:
+            try:
+                found = checkpoint.load_newest(self.last, self.previous)
+            except checkpoint.DamagedError:  # said already; one run starts anew
+                found = None
+            if found is not None:
+                model, progress = found
+                return model, _Log.read(self.log_file, progress.epoch)
         shutil.rmtree(self.folder, ignore_errors=True)
         files.write_text(wanted, text)
         shape = self.images.image_shape
@@ -177,7 +183,7 @@ class Run:
         # The log first: it may be ahead of the checkpoint, never behind.
         files.write_text(self.log_file, json.dumps(dataclasses.asdict(log)))
         progress = checkpoint.Progress(len(log.seconds))
-        checkpoint.save(model, self.last, progress)
+        checkpoint.save(model, self.last, progress, self.previous)
         self.saved = time.monotonic()
 
     def _finish(self, model: Any, log: _Log) -> Outcome:

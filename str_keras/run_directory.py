@@ -144,6 +144,7 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
         self.last = self.path / "last.keras"
+        self.previous = self.path / "previous.keras"
         self.best = self.path / "best.keras"
         self.events = self.path / "events"
         self.metrics: list[dict[str, Any]] = []

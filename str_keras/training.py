@@ -171,7 +171,7 @@ class _Trainer:
         taken = self.interruption.steps
         if self._is_cut(done):
             progress = Progress(epoch, done + taken)
-            checkpoint.save(self.model, self.run.last, progress)
+            checkpoint.save(self.model, self.run.last, progress, self.run.previous)
             raise Interrupted(
                 f"stopped after step {done + taken} of {title}; --resume goes on there"
             )
@@ -212,7 +212,7 @@ class _Trainer:
         if best_epoch(run.metrics) == len(run.metrics) - 1:
             checkpoint.save(self.model, run.best, progress)
         # Last: from here on the epoch is not repeated.
-        checkpoint.save(self.model, run.last, progress)
+        checkpoint.save(self.model, run.last, progress, run.previous)
         events.write(row["epoch"], row, probe.layers)
         parts = [title, f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.4f}"]
         if row["val_accuracy"] != "":
@@ -233,8 +233,9 @@ def train_and_evaluate(
 
     config.json, metrics.csv (a line per epoch), layers.csv (sparsity and threshold per
     layer and epoch), budget.csv and summary.json, last.keras (with the optimizer),
-    best.keras (the most accurate epoch within half a point of the sparsity reached),
-    and TensorBoard events.
+    previous.keras (the one before, which is taken if last.keras is damaged), best.keras
+    (the most accurate epoch within half a point of the sparsity reached), and
+    TensorBoard events.
 
     Args:
         config: What to train.
@@ -306,11 +307,13 @@ def _train(
             f"Received: replicas={replicas}"
         )
     with strategy.scope():
-        progress = Progress(0)
-        if stored is not None and run.last.is_file():
-            model, progress = checkpoint.load(run.last)
-        else:
-            model = building.create(config, info.image_shape, info.num_classes, steps)
+        found = None
+        if stored is not None:
+            found = checkpoint.load_newest(run.last, run.previous)
+        model, progress = found or (
+            building.create(config, info.image_shape, info.num_classes, steps),
+            Progress(0),
+        )
     if stored is not None:
         run.read_tables(progress.epoch)
     else:

@@ -402,15 +402,25 @@ def make_run(cell, folder, **options):
 
 
 @pytest.mark.slow
-def test_a_run_that_has_no_time_goes_on_to_the_same_end(tmp_path):
+@pytest.mark.parametrize("damaged", [(), ("last",), ("last", "previous")])
+def test_a_run_that_has_no_time_goes_on_to_the_same_end(tmp_path, damaged):
+    """Also with the checkpoint before, or anew where none is whole."""
     with registered(decay=0.03) as grid:
         cell = grid.cell("str_global", 0.9, 1)
         expected = make_run(cell, tmp_path / "whole").train("whole")
         answers = iter([True, True, False])
-        stopped = make_run(cell, tmp_path, may_go_on=lambda seconds: next(answers))
+        stopped = make_run(
+            cell,
+            tmp_path,
+            checkpoint_seconds=0.0,
+            may_go_on=lambda seconds: next(answers),
+        )
         with pytest.raises(training.OutOfTime, match="after epoch 2"):
             stopped.train("part")
-        assert (tmp_path / "last.keras").is_file()
+        for name in ("last", "previous"):
+            file = tmp_path / f"{name}.keras"
+            kept = file.read_bytes()
+            file.write_bytes(kept[:-1] if name in damaged else kept)
         found = make_run(cell, tmp_path).train("part")
     assert found.accuracy == expected.accuracy
     assert found.summary == expected.summary

@@ -126,6 +126,7 @@ def test_a_run_leaves_its_files(undisturbed, config):
         "last.keras",
         "layers.csv",
         "metrics.csv",
+        "previous.keras",
         "summary.json",
     }
     record = json.loads((run_dir / "config.json").read_text())
@@ -223,10 +224,10 @@ def test_a_run_killed_between_table_and_checkpoint_resumes(
     expected, expected_dir = undisturbed
     save = checkpoint.save
 
-    def killed(model, path, progress):
+    def killed(model, path, progress, previous=None):
         if progress.epoch == 2:
             raise MemoryError("killed")
-        save(model, path, progress)
+        save(model, path, progress, previous)
 
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -479,6 +480,8 @@ def test_resume_with_other_flags_is_refused(undisturbed, command):
 def test_damaged_checkpoints_are_refused(tmp_path):
     (tmp_path / "cut.keras").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(ValueError, match="truncated"):
+        checkpoint.load_model(tmp_path / "cut.keras")
+    with pytest.raises(ValueError, match="does not end with a checksum"):
         checkpoint.load(tmp_path / "cut.keras")
     with pytest.raises(FileNotFoundError):
         checkpoint.load(tmp_path / "none.keras")
