@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
+import errno
 import importlib.metadata
 import io
 import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from str_keras import files
 from str_keras.budget import KernelSparsity
 from str_keras.config import TrainConfig
 from str_keras.config_files import from_dict, read
+from str_keras.locking import locked
 
 METRICS = (
     "epoch",
@@ -34,6 +38,9 @@ METRICS = (
 LAYERS = ("epoch", "path", "sparsity", "threshold")
 NEAR_FULL_SPARSITY = 0.005
 """best.keras is the most accurate epoch within so much of the sparsity reached."""
+_ASIDE = re.compile(r"\.\w+\.\w{8}\.(keras|csv|json)")
+"""What a killed run leaves of a file that it was writing."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PACKAGES = ("str_keras", "keras", "tensorflow", "tensorflow-datasets", "numpy")
 
 
@@ -151,30 +158,103 @@ class RunDirectory:
         self.layers: list[dict[str, Any]] = []
 
     def check_free(self) -> None:
-        """Raises a FileExistsError if the folder holds anything, or is a file."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise FileExistsError(
-                "The run directory exists: go on with --resume, or name another. "
-                f"Received: run_dir={self.path}"
-            )
+        """Checks that a run can start here.
 
-    def create(self, config: TrainConfig, command: str) -> None:
-        """Makes the folder and its config.json.
+        What a run leaves that is killed before its config.json is there does not count.
 
         Raises:
+            OSError: if the folder holds anything, is a file, or cannot be written to.
+        """
+        path = self.path
+        if path.exists() and (
+            not path.is_dir() or any(p.name[0] != "." for p in path.iterdir())
+        ):
+            raise FileExistsError(
+                "The run directory exists: go on with --resume, or name another. "
+                f"Received: run_dir={path}"
+            )
+        while not path.exists():
+            path = path.parent
+        if not path.is_dir():
+            raise NotADirectoryError(
+                f"The run directory cannot be made: {path} is a file. Name another. "
+                f"Received: run_dir={self.path}"
+            )
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(
+                f"The run directory cannot be made: there is no permission to write to "
+                f"{path}. Allow it, or name another. Received: run_dir={self.path}"
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder, keeps other runs out of it, and sweeps it.
+
+        Raises:
+            BlockingIOError: if another process is at work in it.
             OSError: if it cannot be made or written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            with self.writing("The run directory"):
+                self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.path))
+            for path in self.path.glob(".*"):
+                if _ASIDE.fullmatch(path.name):
+                    path.unlink()
+            yield
+
+    @contextlib.contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Explains a disk that is full, or may not be written to.
+
+        Args:
+            what: Is written inside the block.
+
+        Raises:
+            OSError: with the mend, and what there is to go on from.
+        """
+        try:
+            yield
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            mend = "Make room" if error.errno in _FULL else "See to it that it can"
+            good = (
+                "--resume goes on from the last checkpoint, which is whole"
+                if self.last.is_file()
+                else "there is no checkpoint yet"
+            )
+            why = error.strerror or str(error)
+            raise OSError(
+                f"{what} cannot be written: {why}. {mend}; {good}. "
+                f"Received: run_dir={self.path}"
+            ) from error
+
+    def create(self, config: TrainConfig, command: str, data: dict[str, Any]) -> None:
+        """Writes config.json.
+
+        Args:
+            config: Of the run.
+            command: Command line, for the record.
+            data: What tells the data set from others.
+
+        Raises:
+            OSError: if it cannot be written, or there is a run already.
+        """
+        self.check_free()
         record = {
             "config": config.to_dict(),
             "command": command,
+            "data": data,
             "versions": versions(),
             "git_revision": git_revision(),
             "started": datetime.datetime.now(datetime.UTC).isoformat(
                 timespec="seconds"
             ),
         }
-        files.write_text(self.path / "config.json", json.dumps(record, indent=1) + "\n")
+        text = json.dumps(record, indent=1) + "\n"
+        with self.writing("config.json"):
+            files.write_text(self.path / "config.json", text)
 
     def read_config(self) -> TrainConfig:
         """The configuration that the run was started with.
@@ -195,9 +275,19 @@ class RunDirectory:
         """Reads metrics.csv and layers.csv, of the first `epochs` epochs.
 
         A run that was killed between table and checkpoint has a line too many.
+
+        Raises:
+            ValueError: if a table is damaged, or lines are missing.
         """
         self.metrics = self._read("metrics.csv", epochs)
         self.layers = self._read("layers.csv", epochs)
+        found = [row["epoch"] for row in self.metrics]
+        if found != list(range(1, epochs + 1)):
+            raise ValueError(
+                f"The checkpoint is of epoch {epochs}, but metrics.csv does not have a "
+                "line of each until there: put the table back, or start another run. "
+                f"Received: run_dir={self.path}"
+            )
 
     def _read(self, name: str, epochs: int) -> list[dict[str, Any]]:
         path = self.path / name
@@ -225,8 +315,9 @@ class RunDirectory:
             }
             for layer in layers
         ]
-        self._write("metrics.csv", METRICS, self.metrics)
-        self._write("layers.csv", LAYERS, self.layers)
+        with self.writing("The table"):
+            self._write("metrics.csv", METRICS, self.metrics)
+            self._write("layers.csv", LAYERS, self.layers)
 
     def _write(
         self, name: str, columns: tuple[str, ...], rows: list[dict[str, Any]]

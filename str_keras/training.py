@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from typing import Any
@@ -171,7 +172,7 @@ class _Trainer:
         taken = self.interruption.steps
         if self._is_cut(done):
             progress = Progress(epoch, done + taken)
-            checkpoint.save(self.model, self.run.last, progress, self.run.previous)
+            self._save(progress)
             raise Interrupted(
                 f"stopped after step {done + taken} of {title}; --resume goes on there"
             )
@@ -189,6 +190,10 @@ class _Trainer:
         self._finish_epoch(title, row, events)
         if self.interruption.caught:
             raise Interrupted(f"stopped after {title}; --resume goes on there")
+
+    def _save(self, progress: Progress) -> None:
+        with self.run.writing("The checkpoint"):
+            checkpoint.save(self.model, self.run.last, progress, self.run.previous)
 
     def _is_cut(self, done: int) -> bool:
         """Whether the epoch, `done` steps of it before, ended before its last step."""
@@ -210,9 +215,10 @@ class _Trainer:
         run.add_epoch(row, probe.layers)
         progress = Progress(row["epoch"])
         if best_epoch(run.metrics) == len(run.metrics) - 1:
-            checkpoint.save(self.model, run.best, progress)
+            with run.writing("The checkpoint"):
+                checkpoint.save(self.model, run.best, progress)
         # Last: from here on the epoch is not repeated.
-        checkpoint.save(self.model, run.last, progress, run.previous)
+        self._save(progress)
         events.write(row["epoch"], row, probe.layers)
         parts = [title, f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.4f}"]
         if row["val_accuracy"] != "":
@@ -248,21 +254,31 @@ def train_and_evaluate(
 
     Raises:
         ValueError: for a configuration that does not fit data or devices.
-        OSError: if the directory exists, or cannot be written.
+        OSError: if the directory exists, cannot be written, or another process is at
+            work in it.
         monitoring.Diverged: if the loss is not finite.
         Interrupted: after a Ctrl-C, with a checkpoint.
     """
     run = RunDirectory(run_dir)
-    stored = run.read_config() if resume else None
-    if not resume:
-        run.check_free()
+    with contextlib.ExitStack() as held:
+        stored = None
+        if resume:
+            stored = run.read_config()
+            held.enter_context(run.locked())
+        else:
+            run.check_free()
+        return _with_settings(config, run, stored, command, held)
+
+
+def _with_settings(config: TrainConfig, run: RunDirectory, *arguments: Any) -> Result:
+    """Trains with the seed and the precision of a configuration."""
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.precision)
     try:
-        return _train(config, run, stored, command)
+        return _train(config, run, *arguments)
     finally:
         keras.config.set_dtype_policy(policy)
 
@@ -277,7 +293,11 @@ def _difference(stored: TrainConfig, config: TrainConfig) -> str:
 
 
 def _train(
-    config: TrainConfig, run: RunDirectory, stored: TrainConfig | None, command: str
+    config: TrainConfig,
+    run: RunDirectory,
+    stored: TrainConfig | None,
+    command: str,
+    held: contextlib.ExitStack,
 ) -> Result:
     # Before any operation: collectives want to be configured first.
     strategy = create_strategy(config.strategy)
@@ -317,13 +337,15 @@ def _train(
     if stored is not None:
         run.read_tables(progress.epoch)
     else:
-        run.create(config, command)
+        held.enter_context(run.locked())
+        run.create(config, command, {})
     if progress == Progress(0):  # later, the kernels are not those of the start
         _print_plan(config, model, steps)
         _print_form(config, model)
     trainer = _Trainer(config, run, dataset, model, progress)
     trainer.train()
     counted = summary(model)
-    counted.to_csv(run.path / "budget.csv")
-    counted.to_json(run.path / "summary.json")
+    with run.writing("The summary"):
+        counted.to_csv(run.path / "budget.csv")
+        counted.to_json(run.path / "summary.json")
     return Result(model, run.metrics, counted)

@@ -160,6 +160,7 @@ ROOMS = [
     "building",
     "checkpoint",
     "torch_checkpoints",
+    "locking",
     "run_directory",
     "monitoring",
     "alarms",
