@@ -31,23 +31,41 @@ class LossWatch(ModelCallback):
         self.window = max(1, steps // 100)
         self.losses: list[float] = []
         self.step = 0
+        self.mean, self.taken = 0.0, 0
+        self.cut = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Finds the step; `fit` gives the mean loss of the epoch so far."""
         read_state_before_step(self.model)
         self.step = iterations(self.model)
-        self.mean, self.taken = 0.0, 0
+        if not self.cut:
+            self.mean, self.taken = 0.0, 0
+        self.cut, self.before = False, self.taken
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Takes the loss of the step out of the mean."""
         mean = float((logs or {}).get("loss", 0.0))
-        taken = batch + 1
+        taken = self.before + batch + 1
         steps = taken - self.taken
         loss = (mean * taken - self.mean * self.taken) / max(steps, 1)
         self.mean, self.taken = mean, taken
         self.step += steps
         if self.step > self.first:
             self.losses += [loss] * steps
+
+    def state(self) -> dict[str, Any]:
+        """What it has seen, as JSON takes it."""
+        return {"losses": self.losses, "mean": self.mean, "taken": self.taken}
+
+    def restore(self, state: dict[str, Any], cut: bool) -> None:
+        """Goes on from what another has seen.
+
+        Args:
+            state: As `state` gave it.
+            cut: Whether inside of an epoch, whose mean then goes on too.
+        """
+        self.losses = list(state["losses"])
+        self.mean, self.taken, self.cut = state["mean"], state["taken"], cut
 
     @property
     def largest_rise(self) -> float | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -13,13 +16,43 @@ class UserError(Exception):
     """Something the user can mend; its message is one line that says how."""
 
 
+INTERRUPTED, TERMINATED = 130, 75
+"""Exit statuses after Ctrl-C and SIGTERM; the second is EX_TEMPFAIL: try again."""
+
+
 class Stopped(Exception):
-    """Ctrl-C, cleanly handled; its message says what is there."""
+    """Ctrl-C or SIGTERM, cleanly handled; its message says what is there."""
+
+    def __init__(self, message: str, status: int = INTERRUPTED):
+        super().__init__(message)
+        self.status = status
 
 
 def one_line(error: BaseException) -> str:
     """The message of an exception without line breaks; its type if it is empty."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def terminating(message: str) -> Iterator[None]:
+    """Lets a SIGTERM inside the block end the process with a status of its own.
+
+    Args:
+        message: Printed then.
+    """
+
+    def end(*_: object) -> NoReturn:
+        print(message, file=sys.stderr)
+        sys.exit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main one
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str) -> NoReturn:
@@ -53,8 +86,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
 
     `--help` lists the flags. A `ValueError`, `OSError` or `UserError` becomes
     `error: ...` on one line and exit status 1 (`--verbosity=1` shows the traceback); an
-    interrupt becomes status 130. Anything else is a fault of ours and keeps its
-    traceback.
+    interrupt becomes status 130, a `Stopped` its own. Anything else is a fault of ours
+    and keeps its traceback.
 
     Args:
         main: The program; it reads `absl.flags.FLAGS`.
@@ -68,7 +101,7 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
             return main()
         except (KeyboardInterrupt, Stopped) as stop:
             print(one_line(stop), file=sys.stderr)
-            return 130
+            return getattr(stop, "status", INTERRUPTED)
         except Exception as error:
             if not _is_users(error) or logging.get_verbosity() >= logging.DEBUG:
                 raise

@@ -1,4 +1,4 @@
-"""What watches a training: progress, sparsity, dead layers, NaN, Ctrl-C, events."""
+"""What watches a training: progress, sparsity, dead layers, NaN, signals, events."""
 
 from __future__ import annotations
 
@@ -177,34 +177,51 @@ class Progress(ModelCallback):
 
 
 class Interruption(ModelCallback):
-    """Ends the training after the step that a Ctrl-C falls into; a second one kills.
+    """Ends the training after the step that Ctrl-C or SIGTERM falls into.
 
-    `caught` is True after one.
+    A second one kills. After SIGTERM little time is left: it ends an evaluation too.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.caught = False
+        self.signal: int | None = None
         self.steps = 0
+        self.cut_evaluation = False
+
+    @property
+    def caught(self) -> bool:
+        """Whether there was one."""
+        return self.signal is not None
+
+    @property
+    def terminated(self) -> bool:
+        """Whether that was SIGTERM."""
+        return self.signal == signal.SIGTERM
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[Interruption]:
-        """Catches SIGINT inside the block (in the main thread: Python's rule)."""
+        """Catches both inside the block (in the main thread: Python's rule)."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = signal.getsignal(signal.SIGINT)
+        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
 
-        def catch(*_: Any) -> None:
-            self.caught = True
-            signal.signal(signal.SIGINT, before)
-            tqdm.write("Stopping after this step; Ctrl-C again kills.", file=sys.stderr)
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-        signal.signal(signal.SIGINT, catch)
+        def catch(number: int, _: Any) -> None:
+            self.signal = number
+            restore()
+            again = "SIGTERM" if self.terminated else "Ctrl-C"
+            tqdm.write(f"Stopping after this step; {again} again kills.", sys.stderr)
+
+        for number in before:
+            signal.signal(number, catch)
         try:
             yield self
         finally:
-            signal.signal(signal.SIGINT, before)
+            restore()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forgets the last epoch's steps."""
@@ -215,6 +232,37 @@ class Interruption(ModelCallback):
         self.steps = batch + 1
         if self.caught:
             self.model.stop_training = True
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Stops an evaluation."""
+        if self.terminated:
+            self.model.stop_evaluating = self.cut_evaluation = True
+
+
+class Means(ModelCallback):
+    """The means of an epoch, taken up where it was cut: `fit` starts them anew.
+
+    Args:
+        values: As `read` gave them; None at the start of an epoch.
+    """
+
+    def __init__(self, values: list[Any] | None):
+        super().__init__()
+        self.values = values
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Writes them."""
+        if self.values is not None:
+            for variable, value in zip(
+                self.model.metrics_variables, self.values, strict=True
+            ):
+                variable.assign(value)
+
+    def read(self) -> list[Any]:
+        """The state of loss and metrics, as JSON takes it."""
+        ops: Any = keras.ops
+        variables = self.model.metrics_variables
+        return [ops.convert_to_numpy(variable).tolist() for variable in variables]
 
 
 class TensorBoardWriter:

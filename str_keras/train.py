@@ -3,6 +3,9 @@
 Without other flags: MobileNetV1 with STR on the images that come with the package, by
 the paper's ImageNet recipe. `--config=quickstart` (a file under experiments/configs, or
 any .toml, or another run's config.json) names a recipe; flags on the command line win.
+
+Ctrl-C writes a checkpoint after the step and ends with status 130. SIGTERM, which comes
+before a machine is taken away, does so with status 75. --resume then goes on.
 """
 
 from __future__ import annotations
@@ -72,9 +75,11 @@ def main() -> None:
     from str_keras.training import Interrupted, train_and_evaluate
 
     try:
-        result = train_and_evaluate(config, FLAGS.run_dir, FLAGS.resume, _command())
+        with cli.terminating("terminated outside of the steps; --resume goes on"):
+            result = train_and_evaluate(config, FLAGS.run_dir, FLAGS.resume, _command())
     except Interrupted as stop:
-        raise cli.Stopped(str(stop)) from None
+        status = cli.TERMINATED if stop.terminated else cli.INTERRUPTED
+        raise cli.Stopped(str(stop), status) from None
     print(f"\n{result.summary}\n\nwritten to {FLAGS.run_dir}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import tensorflow as tf
@@ -21,6 +21,7 @@ from str_keras.forecasting import Forecast, forecast
 from str_keras.model import find_thresholded
 from str_keras.monitoring import (
     Interruption,
+    Means,
     SparsityProbe,
     StopOnNan,
     TensorBoardWriter,
@@ -31,7 +32,16 @@ from str_keras.run_directory import RunDirectory, best_epoch
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after the checkpoint was written."""
+    """Ctrl-C or SIGTERM, after the checkpoint was written.
+
+    Args:
+        message: Where it stopped.
+        terminated: Whether it was SIGTERM.
+    """
+
+    def __init__(self, message: str, terminated: bool = False):
+        super().__init__(message)
+        self.terminated = terminated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +126,9 @@ class _Trainer:
         self.probe = SparsityProbe(self.steps, _mend_of_death(config))
         self.probe.set_model(model)
         self.watch = LossWatch(self.steps * config.epochs)
+        if "watch" in progress.state:
+            cut = 0 < progress.step < self.steps
+            self.watch.restore(progress.state["watch"], cut)
         seen = _forecast(config, model, self.steps)
         # A training that goes on has other kernels, but the same decay.
         self.alarm = None if seen is None else DriftAlarm(seen, model)
@@ -133,8 +146,7 @@ class _Trainer:
         try:
             with self.interruption.installed():
                 for epoch in range(self.start.epoch, self.config.epochs):
-                    done = self.start.step if epoch == self.start.epoch else 0
-                    self._epoch(epoch, done, events)
+                    self._epoch(epoch, events)
         finally:
             events.close()
         rise = self.watch.largest_rise
@@ -144,20 +156,47 @@ class _Trainer:
                 f"means of {self.watch.window} steps: {rise:+.4f}"
             )
 
-    def _epoch(self, epoch: int, done: int, events: TensorBoardWriter) -> None:
-        config = self.config
+    def _epoch(self, epoch: int, events: TensorBoardWriter) -> None:
+        start = self.start if epoch == self.start.epoch else Progress(epoch)
+        title = f"epoch {epoch + 1}/{self.config.epochs}"
+        if "row" in start.state:  # terminated after the last step
+            row = start.state["row"]
+            self.probe.probe()
+        else:
+            row = self._fit(title, start)
+        row |= self._evaluate(epoch + 1)
+        if self.interruption.terminated and self.interruption.cut_evaluation:
+            self._stop(Progress(epoch, self.steps, {"row": row}), title)
+        images = self.steps * self.config.batch_size
+        row["images_per_second"] = round(images / row["seconds"], 1)
+        row["seconds"] = round(row["seconds"], 3)
+        self._finish_epoch(title, row, events)
+        if self.interruption.caught:
+            raise Interrupted(
+                f"stopped after {title}; --resume goes on there",
+                self.interruption.terminated,
+            )
+
+    def _fit(self, title: str, start: Progress) -> dict[str, Any]:
+        """Runs the steps of an epoch that are left, and gives its row."""
+        config, epoch, done = self.config, start.epoch, start.step
         batches = self.dataset.train(epoch, config.batch_size)
         if done:
             batches = batches.skip(done)
-        title = f"epoch {epoch + 1}/{config.epochs}"
+            # Metrics have variables, into which means are written, from a batch on.
+            one = self.dataset.evaluation(config.batch_size).take(1)
+            self.model.evaluate(self._one_hot(one), verbose=0)
         probe = None if config.method == "dense" else self.probe
         bar = ProgressBar(title, self.steps, config.batch_size, probe, done)
         ramp = building.create_ramp(config, self.steps)
         before = [c for c in (ramp, probe, self.alarm) if c is not None]
-        watchers = [StopOnNan(self.run.last), *before, self.watch, bar]
+        means = Means(start.state.get("means"))
+        watchers = [means, StopOnNan(self.run.last), *before, self.watch, bar]
         if ramp is not None:
             ramp.is_cut = lambda: self._is_cut(done)
-        rate = float(self.model.optimizer.learning_rate)
+        rate = start.state.get("learning_rate")
+        if rate is None:
+            rate = float(self.model.optimizer.learning_rate)
         try:
             history = self.model.fit(
                 self._one_hot(batches),
@@ -169,31 +208,38 @@ class _Trainer:
             ).history
         finally:
             bar.bar.close()
-        taken = self.interruption.steps
+        seconds = bar.seconds + start.state.get("seconds", 0.0)
         if self._is_cut(done):
-            progress = Progress(epoch, done + taken)
-            self._save(progress)
-            raise Interrupted(
-                f"stopped after step {done + taken} of {title}; --resume goes on there"
-            )
-        row = {
+            state = {"means": means.read(), "learning_rate": rate, "seconds": seconds}
+            self._stop(Progress(epoch, done + self.interruption.steps, state), title)
+        return {
             "epoch": epoch + 1,
             "step": (epoch + 1) * self.steps,
             "learning_rate": rate,
             "loss": history["loss"][-1],
             "accuracy": history["accuracy"][-1],
-            **self._evaluate(epoch + 1),
             "sparsity": self.probe.sparsity,
-            "seconds": round(bar.seconds, 3),
-            "images_per_second": round(taken * config.batch_size / bar.seconds, 1),
+            "seconds": seconds,
         }
-        self._finish_epoch(title, row, events)
-        if self.interruption.caught:
-            raise Interrupted(f"stopped after {title}; --resume goes on there")
+
+    def _stop(self, progress: Progress, title: str) -> NoReturn:
+        """Ends inside of an epoch."""
+        self._save(progress)
+        raise Interrupted(
+            f"stopped after step {progress.step} of {title}; --resume goes on there",
+            self.interruption.terminated,
+        )
 
     def _save(self, progress: Progress) -> None:
         with self.run.writing("The checkpoint"):
-            checkpoint.save(self.model, self.run.last, progress, self.run.previous)
+            checkpoint.save(
+                self.model, self.run.last, self._watched(progress), self.run.previous
+            )
+
+    def _watched(self, progress: Progress) -> Progress:
+        """With what the watch has seen: it goes on in another process."""
+        state = {**progress.state, "watch": self.watch.state()}
+        return dataclasses.replace(progress, state=state)
 
     def _is_cut(self, done: int) -> bool:
         """Whether the epoch, `done` steps of it before, ended before its last step."""
@@ -204,7 +250,9 @@ class _Trainer:
         if epoch % self.config.evaluate_every and not last:
             return {"val_loss": "", "val_accuracy": ""}
         batches = self._one_hot(self.dataset.evaluation(self.config.batch_size))
-        found = self.model.evaluate(batches, verbose=0, return_dict=True)
+        found = self.model.evaluate(
+            batches, verbose=0, return_dict=True, callbacks=[self.interruption]
+        )
         return {"val_loss": found["cross_entropy"], "val_accuracy": found["accuracy"]}
 
     def _finish_epoch(
@@ -216,7 +264,7 @@ class _Trainer:
         progress = Progress(row["epoch"])
         if best_epoch(run.metrics) == len(run.metrics) - 1:
             with run.writing("The checkpoint"):
-                checkpoint.save(self.model, run.best, progress)
+                checkpoint.save(self.model, run.best, self._watched(progress))
         # Last: from here on the epoch is not repeated.
         self._save(progress)
         events.write(row["epoch"], row, probe.layers)
@@ -257,7 +305,7 @@ def train_and_evaluate(
         OSError: if the directory exists, cannot be written, or another process is at
             work in it.
         monitoring.Diverged: if the loss is not finite.
-        Interrupted: after a Ctrl-C, with a checkpoint.
+        Interrupted: after Ctrl-C or SIGTERM, with a checkpoint.
     """
     run = RunDirectory(run_dir)
     with contextlib.ExitStack() as held:

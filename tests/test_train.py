@@ -1,6 +1,8 @@
 """The training entry point on a few real images: files, resume, faults, replicas."""
 
+import contextlib
 import csv
+import io
 import json
 import re
 import signal
@@ -91,6 +93,30 @@ def undisturbed(config, tmp_path_factory):
     return training.train_and_evaluate(config, run_dir, command="the command"), run_dir
 
 
+@pytest.fixture(scope="session")
+def led(config):
+    """Led to a target: a ramp of thresholds, and a watch of the loss at the end."""
+    return with_(
+        config,
+        s_init=None,
+        threshold_decay=None,
+        target_sparsity=0.6,
+        smooth_schedule=True,
+        prune_end=0.8,
+        batch_size=4,
+        epochs=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def led_run(led, tmp_path_factory):
+    """A whole run, its folder and what it printed."""
+    run_dir = tmp_path_factory.mktemp("led") / "run"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        result = training.train_and_evaluate(led, run_dir)
+    return result, run_dir, said.getvalue()
+
+
 def with_(config, **changes):
     return from_dict({**config.to_dict(), **changes})
 
@@ -102,6 +128,18 @@ def arrays(model):
 def assert_same_weights(model, other):
     for a, b in zip(arrays(model), arrays(other), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def assert_same_optimizer(model, other):
+    pairs = zip(model.optimizer.variables, other.optimizer.variables, strict=True)
+    for a, b in pairs:
+        np.testing.assert_array_equal(np.array(a), np.array(b))
+
+
+def last_line(said):
+    """What a training says of its end."""
+    (line,) = [x for x in said.splitlines() if x.startswith("largest rise of the loss")]
+    return line
 
 
 def read_csv(path):
@@ -184,37 +222,78 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+MOMENTS = {
+    "in the first step": (signal.SIGINT, 1, 0),
+    "at the end of an epoch": (signal.SIGINT, 24, 1),
+    "where no time is left to evaluate": (signal.SIGTERM, 24, 0),
+    "while the loss is watched": (signal.SIGTERM, 46, 1),
+}
+"""A signal, the step, of 48, after which it comes, and the lines there are then."""
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("moment", ["inside of an epoch", "at the end of an epoch"])
-def test_ctrl_c_and_resume_end_with_the_same_weights(
-    moment, undisturbed, config, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_and_resume_end_as_the_undisturbed_run(
+    moment, led_run, led, tmp_path, monkeypatch, capsys
 ):
-    """Batch 2 of epoch 2, or its last one: bit for bit the undisturbed run."""
-    expected, expected_dir = undisturbed
-    at = {"inside of an epoch": 4, "at the end of an epoch": 5}[moment]
+    """Bit for bit: weights, optimizer, tables, the line about the loss at the end."""
+    expected, expected_dir, said = led_run
+    number, step, finished = MOMENTS[moment]
     plain = monitoring.SparsityProbe.on_train_batch_end
 
     def interrupt(self, batch, logs=None):
         plain(self, batch, logs)
-        if int(self.model.optimizer.iterations) == at + 1:
-            signal.raise_signal(signal.SIGINT)
+        if int(self.model.optimizer.iterations) == step:
+            signal.raise_signal(number)
+
+    run_dir = tmp_path / "run"
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(monitoring.SparsityProbe, "on_train_batch_end", interrupt)
+        with pytest.raises(training.Interrupted, match="--resume goes on") as stop:
+            training.train_and_evaluate(led, run_dir)
+    assert stop.value.terminated == (number == signal.SIGTERM)
+    assert signal.getsignal(number) is before
+    tables = [read_csv(path) for path in run_dir.glob("metrics.csv")]
+    assert sum(map(len, tables)) == finished
+    capsys.readouterr()
+    result = training.train_and_evaluate(led, run_dir, resume=True)
+    assert_same_weights(result.model, expected.model)
+    assert_same_optimizer(result.model, expected.model)
+    for name in ("metrics.csv", "layers.csv"):
+        assert without_times(read_csv(run_dir / name)) == without_times(
+            read_csv(expected_dir / name)
+        )
+    assert all(float(row["seconds"]) > 0 for row in read_csv(run_dir / "metrics.csv"))
+    assert last_line(capsys.readouterr().out) == last_line(said)
+
+
+@pytest.mark.slow
+def test_sigterm_in_an_evaluation_ends_it(led_run, led, tmp_path, monkeypatch):
+    """It may take longer than there is time; the steps before are not lost."""
+    expected, _, _ = led_run
+    batches = []
+    plain = monitoring.Interruption.on_test_batch_end
+
+    def interrupt(self, batch, logs=None):
+        batches.append(batch)
+        if len(batches) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        plain(self, batch, logs)
 
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(monitoring.SparsityProbe, "on_train_batch_end", interrupt)
-        with pytest.raises(training.Interrupted, match="--resume goes on there"):
-            training.train_and_evaluate(config, run_dir)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finished = {"inside of an epoch": 1, "at the end of an epoch": 2}[moment]
-    assert len(read_csv(run_dir / "metrics.csv")) == finished
-    result = training.train_and_evaluate(config, run_dir, resume=True)
+        patch.setattr(monitoring.Interruption, "on_test_batch_end", interrupt)
+        with pytest.raises(training.Interrupted, match="after step 24 of epoch 1/2"):
+            training.train_and_evaluate(led, run_dir)
+    assert batches == [0, 1]  # of twelve
+    assert not (run_dir / "metrics.csv").exists()
+    result = training.train_and_evaluate(led, run_dir, resume=True)
     assert_same_weights(result.model, expected.model)
-    rows = without_times(read_csv(run_dir / "metrics.csv"))
-    whole = without_times(read_csv(expected_dir / "metrics.csv"))
-    assert rows[0] == whole[0] and rows[2] == whole[2]
-    for column in ("step", "val_loss", "val_accuracy", "sparsity"):
-        assert rows[1][column] == whole[1][column]
+    for ours, theirs in zip(result.metrics, expected.metrics, strict=True):
+        for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
+            assert ours[name] == theirs[name]
 
 
 @pytest.mark.slow
