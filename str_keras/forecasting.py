@@ -44,7 +44,8 @@ class Forecast:
     it: it tells when pruning sets in, and `final_threshold` is no prediction.
 
     Args:
-        steps: Length of the training in steps (batches).
+        steps: Length of the training in steps of the optimizer: batches, unless it
+            accumulates several.
         g: Name of the map from s to the threshold.
         s_init: Logit before the first step.
         final_s: Logit after the last.
@@ -108,7 +109,8 @@ def forecast(
     Args:
         optimizer: `SGD`, `Adam` or `AdamW` of `str_keras.optimizers`, alone or inside
             a `LossScaleOptimizer`. Its schedule is read from step 0.
-        steps: Length of the training in steps (batches).
+        steps: Length of the training in steps of the optimizer: batches, unless it
+            accumulates several.
         s_init: Initial logit; None is the default of `g`.
         g: Map from logit to threshold: a name, or what `register_g` gave.
         kernels: Raw kernels (variables or arrays) to hold the threshold against;
@@ -170,7 +172,8 @@ def suggest_s_init(
 
     Args:
         optimizer: As in `forecast`.
-        steps: Length of the training in steps (batches).
+        steps: Length of the training in steps of the optimizer: batches, unless it
+            accumulates several.
         g: Map from logit to threshold.
         reach: Threshold to be reached, in units of weights.
         at: Share of the steps after which it is, above 0 and below 1.
@@ -228,11 +231,8 @@ def _respond(optimizer: Any, steps: int) -> tuple[np.ndarray, float]:
     inner = _unwrap(optimizer)
     rule = inner.threshold_rule
     rates = learning_rates(inner, check_count("steps", steps)) * rule.lr_multiplier
-    # Keras steps once in so many batches, by the rate of the last of them.
-    batches = inner.gradient_accumulation_steps or 1
-    updates = _decay_alone(rule, rates[batches - 1 :: batches])
-    total = rule.decay * rates[batches - 1 :: batches].sum() / (1 - rule.momentum)
-    return np.repeat(updates, batches)[: steps + 1], float(total)
+    total = rule.decay * rates.sum() / (1 - rule.momentum)
+    return _decay_alone(rule, rates), float(total)
 
 
 def _decay_alone(rule: CoupledRule, rates: np.ndarray) -> np.ndarray:

@@ -119,6 +119,12 @@ class CoupledOptimizer(keras.optimizers.Optimizer):
             step = momentum
         self.assign_sub(variable, ops.multiply(step, rate))
 
+    def _get_current_learning_rate(self) -> Any:
+        """By steps of this optimizer: Keras asks a schedule by accumulated batches."""
+        if isinstance(self._learning_rate, LearningRateSchedule):
+            return self._learning_rate(self.iterations)
+        return super()._get_current_learning_rate()
+
     @property
     def schedule(self) -> Any:
         """The schedule, variable or callable behind `learning_rate`.
@@ -147,7 +153,9 @@ class SGD(CoupledOptimizer):
             (of any normalization layer). Biases are decayed, as in PyTorch:
             `exclude_from_weight_decay(var_names=["bias"])` leaves them out.
         **kwargs: `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema` and the other
-            arguments of `keras.optimizers.Optimizer`.
+            arguments of `keras.optimizers.Optimizer`. With
+            `gradient_accumulation_steps` (one device only: Keras fails on several) a
+            schedule counts this optimizer's steps, not batches as Keras would.
 
     Raises:
         ValueError: for a number that is negative or not finite, a momentum of 1 or
@@ -294,6 +302,33 @@ class AdamW(_AdamWithThresholds, keras.optimizers.AdamW):  # type: ignore
     Raises:
         ValueError: as `Adam`.
     """
+
+
+@keras.saving.register_keras_serializable("str_keras")
+class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
+    """Keras' loss scaling, where all replicas skip a step if one of them overflows.
+
+    Keras 3.15 asks the first replica alone, before the gradients are summed: an
+    overflow in another one makes every weight NaN. Under `mixed_float16` `compile`
+    wraps an optimizer in Keras' own; on several replicas, give it this one.
+
+    Args:
+        inner_optimizer: What steps by the unscaled gradients.
+        **kwargs: `initial_scale`, `dynamic_growth_steps` and `name`, as in Keras.
+    """
+
+    def check_finite(self, grads: list[Tensor]) -> Tensor:
+        """Whether the gradients of every replica are finite, a boolean scalar."""
+        finite = super().check_finite(grads)
+        if keras.backend.backend() != "tensorflow":
+            return finite
+        import tensorflow as tf
+
+        replica = tf.distribute.get_replica_context()
+        if replica is None or replica.num_replicas_in_sync == 1:
+            return finite
+        overflows = tf.cast(tf.logical_not(finite), "float32")
+        return tf.equal(replica.all_reduce("SUM", overflows), 0.0)
 
 
 def _check_rate(learning_rate: LearningRate) -> LearningRate:

@@ -206,6 +206,22 @@ def test_accumulated_gradients_decay_once():
         np.testing.assert_allclose(got[name], expected, rtol=1e-5, atol=1e-5)
 
 
+@every_optimizer
+def test_a_schedule_counts_steps_where_gradients_accumulate(make):
+    """Keras asks it by batches: the rate would fall K times as fast."""
+    optimizer = make(gradient_accumulation_steps=5)
+    got = train(optimizer, steps=20)
+    means = {n: gradients(n)[:20].reshape(4, 5, *SHAPES[n]).mean(1) for n in SHAPES}
+    weights, plain = variables(), make()
+    for step in range(4):
+        grads = [keras.ops.convert_to_tensor(means[n][step], "float32") for n in SHAPES]
+        plain.apply(grads, weights)
+    first, last = schedules.evaluate(gentle(), 20)[[3, 19]]
+    assert first != last  # the schedule tells them apart
+    for name, expected in values(weights).items():
+        np.testing.assert_allclose(got[name], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_moving_average_holds_thresholds():
     optimizer = SGD(0.1, weight_decay=0.3, use_ema=True, ema_momentum=0.5)
     weights = variables()

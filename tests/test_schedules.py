@@ -206,12 +206,11 @@ def test_forecast_of_adam_and_of_loss_scaling(make):
 
 
 def test_accumulated_batches_decay_once():
+    """Steps are the optimizer's, however many batches each takes."""
     optimizer = SGD(0.1, 0.5, weight_decay=0.2, gradient_accumulation_steps=4)
-    logits = forecast(optimizer, 42, s_init=-40.0).logits
+    logits = forecast(optimizer, 10, s_init=-40.0).logits
     expected = forecast(SGD(0.1, 0.5, weight_decay=0.2), 10, s_init=-40.0).logits
-    assert logits.shape == (43,)
-    np.testing.assert_array_equal(logits[::4], expected)
-    np.testing.assert_array_equal(logits[3::4][:10], expected[:10])
+    np.testing.assert_array_equal(logits, expected)
 
 
 @pytest.mark.parametrize("g", ["sigmoid", "exp"])
