@@ -1,5 +1,6 @@
 # make quickstart | demo | test | test-runtimes | test-backends | test-parity | test-long |
-# lint | types | clean: each sets up the environment it needs.
+# coverage | docs | release-check | lint | types | clean: each sets up the environment it
+# needs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,11 +18,14 @@ TORCH := $(TORCH_VENV)/.use-$(LOCK)
 PQUANT_VENV := .venv-pquant
 PQUANT := $(PQUANT_VENV)/.use-$(shell cat requirements.lock requirements-pquant.lock \
 	| sha256sum | cut -c1-16)
+# What builds the site and checks a release.
+TOOLS_VENV := .venv-tools
+TOOLS := $(TOOLS_VENV)/.use-$(shell sha256sum requirements-tools.lock | cut -c1-16)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint requirements.lock
 
 .PHONY: help quickstart demo test test-runtimes test-backends test-parity test-long \
-	test-fast runtimes pquant lint types lock clean
+	test-fast coverage docs release-check runtimes pquant lint types lock clean
 
 help:
 	@echo "make quickstart  train dense and sparse twins on real images, report, export,"
@@ -33,6 +37,9 @@ help:
 	@echo "make test-parity     trainings beside PyTorch, tfmot and PQuantML"
 	@echo "make test-long   what takes long and is run before a release: not in CI"
 	@echo "make test-fast   without the tests that train or start processes"
+	@echo "make coverage    the test suite, and what share of the package it runs"
+	@echo "make docs        the site of the documentation, in site/"
+	@echo "make release-check   build, check and try what would be released"
 	@echo "make runtimes    the emulators and the browser of test-runtimes"
 	@echo "make pquant      the environment in which the experiments run PQuantML"
 	@echo "make lint types  ruff; pyright"
@@ -67,7 +74,22 @@ $(PQUANT):
 		--constraint requirements.lock --requirement requirements-pquant.lock
 	@touch $@
 
+$(TOOLS):
+	@echo "installing what builds the site and checks a release into $(TOOLS_VENV)"
+	rm -rf $(TOOLS_VENV)
+	$(PYTHON) -m venv $(TOOLS_VENV)
+	$(TOOLS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--requirement requirements-tools.lock
+	@touch $@
+
 pquant: $(PQUANT)
+
+# The theme tells of its successor at each build unless the variable is set.
+docs: $(TOOLS)
+	NO_MKDOCS_2_WARNING=1 $(TOOLS_VENV)/bin/mkdocs build --strict
+
+release-check: $(TOOLS)
+	PYTHON=$(PYTHON) TOOLS=$(TOOLS_VENV)/bin/python tools/check_release.sh
 
 quickstart: $(USE)
 	$(BIN)/python -m experiments.quickstart --output=$(RUNS)
@@ -91,8 +113,12 @@ test-backends: $(DEVELOP)
 test-parity: $(DEVELOP) $(TORCH) $(PQUANT)
 	$(PYTEST) --dist load -m parity
 
-test-long: $(DEVELOP)
+test-long: $(DEVELOP) $(TOOLS)
 	$(PYTEST) --dist load -m long
+
+# The default suite alone: processes that tests start are measured too.
+coverage: $(DEVELOP)
+	$(PYTEST) -m "$(TIERS)" --cov --cov-report=term:skip-covered
 
 # Emulators, an arm64 Python, a browser: into .runtimes or $STR_KERAS_RUNTIMES.
 runtimes: $(USE)
@@ -118,5 +144,5 @@ lock:
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v '@' > requirements.lock
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(PQUANT_VENV) .runtimes build dist *.egg-info \
-		.pytest_cache .ruff_cache runs
+	rm -rf $(VENV) $(TORCH_VENV) $(PQUANT_VENV) $(TOOLS_VENV) .runtimes build dist \
+		*.egg-info .pytest_cache .ruff_cache .coverage* site runs

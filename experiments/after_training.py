@@ -93,6 +93,7 @@ def measure(dense: Any, dataset: Any, rate: float) -> dict[str, float]:
 def main() -> None:
     """Trains, measures, prints and records."""
     import str_keras as stk
+    from experiments import markdown
     from str_keras.files import write_text
     from str_keras.run_directory import git_revision, versions
     from str_keras.tables import text_table
@@ -117,7 +118,7 @@ def main() -> None:
         "command": shlex.join(["python", "-m", "experiments.after_training"])
         + "".join(f" {shlex.quote(argument)}" for argument in sys.argv[1:]),
         "versions": versions(),
-        "git_revision": git_revision(ignore=["experiments/results", "README.md"]),
+        "git_revision": git_revision(ignore=markdown.WRITTEN),
         "fine_tuning": FINE_TUNING,
         "dense": dense_accuracies,
         "runs": rows,

@@ -1,7 +1,7 @@
-"""README's table of the demonstration's twins, from experiments/results/demo.json.
+"""The table of the demonstration's twins, from experiments/results/demo.json.
 
-    python -m experiments.demo_table                      prints it
-    python -m experiments.demo_table --readme=README.md   puts it between its markers
+    python -m experiments.demo_table                          prints it
+    python -m experiments.demo_table --readme=docs/device.md  fills it in
 
 The numbers are those that `experiments.demo --picture` measured.
 """

@@ -136,7 +136,7 @@ def _sizes_of_refused(model: Any, images: Any, names: list[str]) -> list[Any]:
 
 
 def table(nets: dict[str, Any]) -> str:
-    """README's table of what was measured."""
+    """The table of what was measured, in docs/export.md."""
     from experiments import markdown
 
     columns = ["", "bytes", "gzip -9", "zstd -19", "sparse kernels on"]
@@ -163,6 +163,7 @@ def _cell(size: int, best: int) -> str:
 
 def record(nets: dict[str, Any]) -> dict[str, Any]:
     """The results with what they were made by."""
+    from experiments import markdown
     from str_keras.run_directory import git_revision, versions
 
     packages = ("ai-edge-litert", "zstandard")
@@ -171,7 +172,7 @@ def record(nets: dict[str, Any]) -> dict[str, Any]:
         "command": shlex.join(["python", "-m", "experiments.files", *sys.argv[1:]]),
         "seed": SEED,
         "versions": {**versions(), **found},
-        "git_revision": git_revision(ignore=["experiments/results", "README.md"]),
+        "git_revision": git_revision(ignore=markdown.WRITTEN),
         "nets": nets,
     }
 

@@ -235,6 +235,7 @@ class Recorder:
         return path
 
     def _write(self, versions: dict[str, str]) -> None:
+        from experiments import markdown
         from str_keras.files import write_text
         from str_keras.run_directory import git_revision
 
@@ -246,7 +247,7 @@ class Recorder:
             "width": FLAGS.width,
             "size": FLAGS.size,
             "versions": self.record.get("versions", {}) | versions,
-            "git_revision": git_revision(ignore=["experiments/results", "README.md"]),
+            "git_revision": git_revision(ignore=markdown.WRITTEN),
         }
         write_text(self._path, json.dumps(self.record, indent=1) + "\n")
 

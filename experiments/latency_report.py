@@ -1,4 +1,4 @@
-"""README's tables and the figure of `experiments.latency`, from latency.json alone."""
+"""Tables and figure of `experiments.latency`, from latency.json alone."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Results:
 
 
 def publish(path: pathlib.Path, readme: str) -> None:
-    """Draws latency.png beside latency.json, prints the tables, fills README.
+    """Draws latency.png beside latency.json, prints the tables, fills a file.
 
     Args:
         path: Of latency.json.

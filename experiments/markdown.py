@@ -1,4 +1,4 @@
-"""Markdown tables, and their place in README."""
+"""Markdown tables, and their place in README and the guides."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import pathlib
 from collections.abc import Sequence
 
 from str_keras import files
+
+# What experiments write: paths whose changes do not make a revision another.
+WRITTEN = ("experiments/results", "README.md", "docs")
 
 
 def table(

@@ -1,8 +1,8 @@
 """The paper's rows: their recipes as files, and the table of what is known of them.
 
-    python -m experiments.paper             prints the table as Markdown
-    python -m experiments.paper --configs   writes experiments/configs/paper/*.toml
-    python -m experiments.paper --readme=README.md   puts the table between its markers
+    python -m experiments.paper                          prints the table as Markdown
+    python -m experiments.paper --configs                writes configs/paper/*.toml
+    python -m experiments.paper --readme=docs/paper.md   fills the table in
 
 Everything is made from paper.csv, which holds a row of the paper per line: `top1`,
 `sparsity` (percent) and `macs` (millions) are what the authors published at `source`,

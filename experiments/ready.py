@@ -209,7 +209,7 @@ def check_verdicts(name: str, net: dict[str, Any]) -> None:
 
 
 def table(nets: dict[str, Any]) -> str:
-    """README's table of what was found."""
+    """The table of what was found, in docs/device.md."""
     from experiments import markdown
 
     columns = [
@@ -274,6 +274,7 @@ def record(nets: dict[str, Any]) -> dict[str, Any]:
     """The results with what they were made by."""
     import importlib.metadata
 
+    from experiments import markdown
     from str_keras.run_directory import git_revision, versions
 
     runtime = {"ai-edge-litert": importlib.metadata.version("ai-edge-litert")}
@@ -282,7 +283,7 @@ def record(nets: dict[str, Any]) -> dict[str, Any]:
         "seed": SEED,
         "sparsity": SPARSITY,
         "versions": {**versions(), **runtime},
-        "git_revision": git_revision(ignore=["experiments/results", "README.md"]),
+        "git_revision": git_revision(ignore=markdown.WRITTEN),
         "nets": nets,
     }
 

@@ -143,7 +143,7 @@ def main() -> None:
     from str_keras.run_directory import git_revision, versions
 
     small_nets.register()
-    revision = git_revision(ignore=["experiments/results", "README.md"])
+    revision = git_revision(ignore=markdown.WRITTEN)
     nets = summarize(measure(FLAGS.rounds, FLAGS.threads))
     record = {
         "command": shlex.join(["python", "-m", "experiments.step_time", *sys.argv[1:]]),

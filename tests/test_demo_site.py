@@ -191,13 +191,13 @@ def test_program_serves_until_it_is_interrupted(site, tmp_path):
     assert out.strip() == "ended; the same command serves it again"
 
 
-def test_readme_shows_what_was_measured():
+def test_the_guide_shows_what_was_measured():
     record = json.loads(demo_table.RESULT.read_text())
     assert record["command"].startswith("python -m experiments.demo --picture=")
     revisions = {record[kind]["trained"]["git_revision"] for kind in demo_site.KINDS}
     assert revisions == {record["git_revision"]}
     assert not record["git_revision"].endswith("-dirty")
-    _, _, rest = (ROOT / "README.md").read_text().partition("<!-- demo -->\n")
+    _, _, rest = (ROOT / "docs" / "device.md").read_text().partition("<!-- demo -->\n")
     assert rest.partition("\n<!-- end of demo -->")[0] == demo_table.table(record)
     picture = ROOT / "docs/demo.png"
     assert picture.stat().st_size < 400_000

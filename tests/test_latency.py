@@ -22,17 +22,17 @@ def recorded():
     return json.loads(path.read_text())
 
 
-def test_readme_shows_what_was_measured():
+def test_the_guide_shows_what_was_measured():
     record = recorded()
     assert "dirty" not in record["git_revision"]
     assert record["command"].startswith("python -m experiments.latency")
     assert {"seed", "versions"} <= set(record)
-    readme = (ROOT / "README.md").read_text()
+    guide = (ROOT / "docs" / "device.md").read_text()
     tables = latency_report.tables(latency_report.Results(record))
     assert {"latency", "latency_operators", "latency_widths"} <= set(tables)
     for name, table in tables.items():
-        assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in readme
-    assert "](experiments/results/latency.png)" in readme
+        assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in guide
+    assert "](../experiments/results/latency.png)" in guide
 
 
 def test_figure():
