@@ -69,6 +69,11 @@ class TrainConfig:
         0, "Channels of the net's input: 3 shows gray images as color; 0: as stored."
     )
     augment: str = _option("auto", "auto, none, crop_flip or imagenet.")
+    corrupt_images: str = _option(
+        "error",
+        "Images of folder:PATH that cannot be read: error stops and names one; skip "
+        "decodes all of them first, and leaves those out.",
+    )
     epochs: int = _option(100, "Passes over the training images.")
     batch_size: int = _option(256, "Images a step, over all replicas together.")
     lr: float = _option(0.256, "Peak learning rate.")
@@ -186,6 +191,7 @@ class TrainConfig:
         object.__setattr__(self, "skip", tuple(self.skip))
         choices: dict[str, tuple[str | int, ...]] = {
             "channels": (0, 1, 3),
+            "corrupt_images": ("error", "skip"),
             "method": tuple(METHODS),
             "schedule": SCHEDULES,
             "precision": PRECISIONS,

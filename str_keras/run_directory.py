@@ -114,8 +114,9 @@ def dataset_of_run(model: str | os.PathLike[str]) -> dict[str, Any]:
     """The data set that a run's model was trained on, by the config.json beside it.
 
     Returns:
-        Arguments of `data.load`: name, data_dir, image_size and channels; none of them
-        if there is no such file, or it is of another program.
+        Arguments of `data.load`: name, data_dir, image_size, channels and
+        corrupt_images; none of them if there is no such file, or it is of another
+        program.
     """
     path = pathlib.Path(model).parent / "config.json"
     if not path.is_file():
@@ -131,6 +132,7 @@ def dataset_of_run(model: str | os.PathLike[str]) -> dict[str, Any]:
         "data_dir": values.get("data_dir") or None,
         "image_size": values.get("image_size") or None,
         "channels": values.get("channels") or None,
+        "corrupt_images": values.get("corrupt_images") or "error",
     }
 
 
@@ -230,7 +232,7 @@ class RunDirectory:
                 f"Received: run_dir={self.path}"
             ) from error
 
-    def create(self, config: TrainConfig, command: str, data: dict[str, Any]) -> None:
+    def create(self, config: TrainConfig, command: str, data: dict[str, str]) -> None:
         """Writes config.json.
 
         Args:
@@ -270,6 +272,30 @@ class RunDirectory:
                 f"Received: run_dir={self.path}"
             )
         return from_dict(read(path), str(path))
+
+    def check_data(self, data: dict[str, str]) -> None:
+        """Checks that the data set is the one that the run was started with.
+
+        Args:
+            data: What tells it from others, as `create` was given it.
+
+        Raises:
+            ValueError: if it is another; names what changed.
+        """
+        record = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        was = record.get("data") or {}
+        changed = [
+            f"{part}: {data.get(part, 'nothing')} (was {was.get(part, 'nothing')})"
+            for part in {**was, **data}
+            if data.get(part) != was.get(part)
+        ]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise ValueError(
+                "The data set is not the one that this run was started with: put that "
+                "back, or start another run. Received: "
+                f"{'; '.join(changed[:3])}{more}"
+            )
 
     def read_tables(self, epochs: int) -> None:
         """Reads metrics.csv and layers.csv, of the first `epochs` epochs.

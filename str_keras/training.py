@@ -147,6 +147,10 @@ class _Trainer:
             with self.interruption.installed():
                 for epoch in range(self.start.epoch, self.config.epochs):
                     self._epoch(epoch, events)
+        except tf.errors.InvalidArgumentError as error:
+            if reason := self.dataset.explain(error):
+                raise ValueError(reason) from error
+            raise
         finally:
             events.close()
         rise = self.watch.largest_rise
@@ -356,12 +360,16 @@ def _train(
         data_dir=config.data_dir or None,
         seed=config.seed,
         augment=config.augment,
+        corrupt_images=config.corrupt_images,
     )
+    fingerprint = dataset.fingerprint()
     steps = dataset.steps_per_epoch(config.batch_size)
     info = dataset.info
     config = building.resolve(config, info.image_shape[0], steps)
     if stored is not None and stored != config:
         raise ValueError(_difference(stored, config))
+    if stored is not None:
+        run.check_data(fingerprint)
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
         raise ValueError(
@@ -386,7 +394,7 @@ def _train(
         run.read_tables(progress.epoch)
     else:
         held.enter_context(run.locked())
-        run.create(config, command, {})
+        run.create(config, command, fingerprint)
     if progress == Progress(0):  # later, the kernels are not those of the start
         _print_plan(config, model, steps)
         _print_form(config, model)

@@ -483,6 +483,9 @@ def test_normalize_equals_numpy_and_json_round_trip():
         {"resize_rule": "zoom"},
         {"crop_fraction": 1.5},
         {"std": (0.0,)},
+        {"std": (float("inf"),)},
+        {"std": (float("nan"),)},
+        {"mean": (float("nan"),)},
     ],
 )
 def test_preprocessing_refuses(change):
@@ -778,6 +781,87 @@ def test_bad_folder_is_named(tmp_path, case):
     assert "\n" not in str(error.value)
 
 
+def spoil_inside(path):
+    """The bytes of the pixels; both ends, which are looked at first, stay."""
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 3 : -20] = bytes(len(whole[len(whole) // 3 : -20]))
+    path.write_bytes(whole)
+
+
+def test_corrupt_images_are_skipped_with_a_count(tmp_path, capsys):
+    write_folder(tmp_path, count=3)
+    truncate(tmp_path / "train/dog/0.jpg")
+    spoil_inside(tmp_path / "train/owl/1.png")
+    name = f"folder:{tmp_path}"
+    dataset = data.load(name, image_size=32, corrupt_images="skip")
+    said = capsys.readouterr().err
+    assert "warning: 2 of 9 images cannot be read" in said and "dog/0.jpg" in said
+    assert (dataset.info.num_train, dataset.info.num_test) == (7, 9)
+    images, labels = concatenated(dataset.train(0, 7))
+    np.testing.assert_array_equal(color_labels(images), labels)
+    assert np.bincount(labels).tolist() == [3, 2, 2]
+    assert dataset.fingerprint()["train, left out"] == "2 images"
+    for file in (tmp_path / "train" / "dog").glob("[0-9]*"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"No image of a class can be read: .*dog"):
+        data.load(name, corrupt_images="skip")
+
+
+def test_damage_inside_of_an_image_is_found_by_decoding_all(tmp_path):
+    write_folder(tmp_path, count=3)
+    dataset = data.load(f"folder:{tmp_path}", image_size=32)
+    nothing = tf.errors.InvalidArgumentError(None, None, "of another kind")
+    assert dataset.explain(nothing) == ""
+    spoil_inside(tmp_path / "test/owl/1.png")
+    said = data.load(f"folder:{tmp_path}", image_size=32).explain(nothing)
+    assert "owl/1.png (" in said and "corrupt_images=skip" in said
+
+
+CHANGES = {
+    "another size": lambda p: (p / "train/dog/0.jpg").write_bytes(b"x" * 9),
+    "another name": lambda p: (p / "train/dog/0.jpg").rename(p / "train/dog/a.jpg"),
+    "one more": lambda p: shutil.copy(p / "train/dog/0.jpg", p / "train/dog/b.jpg"),
+    "one less": lambda p: (p / "train/dog/0.jpg").unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_fingerprint_of_a_folder_tells_its_files(tmp_path, change):
+    write_folder(tmp_path, count=3)
+    before = data.load(f"folder:{tmp_path}").fingerprint()
+    assert before == data.load(f"folder:{tmp_path}", channels=1).fingerprint()
+    assert before["test/owl"].startswith("3 files, sha256:") and len(before) == 7
+    CHANGES[change](tmp_path)
+    after = data.load(f"folder:{tmp_path}", corrupt_images="skip").fingerprint()
+    assert {k for k in before if before[k] != after[k]} == {"train/dog"}
+
+
+def test_the_fingerprint_of_arrays_tells_pixels_and_labels():
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+
+    def fingerprint(images, labels):
+        split = images, np.array(labels)
+        arrays = {"train": split, "test": (images[:1] * 0, np.array([0]))}
+        return ArraySource("own", arrays, ("a", "b"), "none").fingerprint()
+
+    plain = fingerprint(images, [0, 1])
+    assert plain == fingerprint(images.copy(), [0, 1])
+    for other in (fingerprint(images, [1, 0]), fingerprint(images + 1, [0, 1])):
+        assert plain["train"] != other["train"] and plain["test"] == other["test"]
+
+
+def test_the_fingerprint_of_a_streamed_set_tells_its_files(tfds_dir, tmp_path):
+    folder = tmp_path / "tfds"
+    shutil.copytree(tfds_dir, folder)
+    before = data.load("large_photos", data_dir=folder).fingerprint()
+    assert before["version"] == "large_photos/1.0.0"
+    assert before["train"].startswith("30 images, sha256:")
+    (record,) = folder.glob("large_photos/1.0.0/*-train.tfrecord*")
+    record.write_bytes(record.read_bytes() + b"x")
+    after = data.load("large_photos", data_dir=folder).fingerprint()
+    assert {k for k in before if before[k] != after[k]} == {"train"}
+
+
 # --- Fashion-MNIST from idx files, defaults, bad input ------------------------------
 
 
@@ -876,6 +960,8 @@ def test_tfds_set_of_another_kind(tfds_dir, name, message):
         {"augment": "cutout"},
         {"seed": -1},
         {"channels": 2},
+        {"corrupt_images": "skip"},
+        {"corrupt_images": "ignore"},
     ],
 )
 def test_load_refuses(kwargs):

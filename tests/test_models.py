@@ -442,6 +442,18 @@ def test_weights_round_trip(tmp_path, suffix):
         np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    model = models.MobileNetV1(alpha=0.25, **SMALL)
+    kernel = np.array(model.weights[0])
+    kernel[0, 0, 0, 0] = value
+    model.weights[0].assign(kernel)
+    path = str(tmp_path / "spoiled.weights.h5")
+    model.save_weights(path)
+    with pytest.raises(ValueError, match=f"{path}', variable={model.weights[0].path}"):
+        models.MobileNetV1(alpha=0.25, weights=path, **SMALL)
+
+
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 def test_weights_of_another_model(tmp_path, suffix):
     model = models.MobileNetV1(alpha=0.25, **SMALL)

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 
@@ -404,6 +405,64 @@ def test_weights_of_nan_after_the_last_step_are_not_saved(
     with pytest.raises(monitoring.Diverged, match=r"weight .* is not finite at step"):
         training.train_and_evaluate(with_(config, epochs=1), tmp_path / "run")
     assert not (tmp_path / "run" / "last.keras").exists()
+
+
+@pytest.mark.slow
+def test_a_label_out_of_range_is_named(config, tmp_path):
+    """TFDS gives -1 to what has no label."""
+    import tensorflow_datasets as tfds
+
+    image = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    examples = [(i, {"image": pixels, "label": i % 3 - (i == 6)}) for i in range(8)]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="unlabeled",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(
+            {"image": image, "label": tfds.features.ClassLabel(num_classes=3)}
+        ),
+        split_datasets={"train": examples, "test": examples[:2]},
+        data_dir=tmp_path,
+    )
+    bad = with_(config, dataset="unlabeled", data_dir=str(tmp_path), batch_size=8)
+    said = r"^unlabeled \(train\): label out of 0 to 2: .*Received: label=-1$"
+    with pytest.raises(ValueError, match=said):
+        training.train_and_evaluate(bad, tmp_path / "run")
+
+
+@pytest.fixture
+def own_folder(folder, tmp_path):
+    """A copy of the images, to be spoiled."""
+    return shutil.copytree(folder, tmp_path / "images")
+
+
+@pytest.mark.slow
+def test_an_image_that_cannot_be_read_is_named(config, own_folder, tmp_path):
+    """Both ends are those of an image; what lies between is found on the way."""
+    image = next((own_folder / "train" / "Trouser").glob("*.png"))
+    whole = bytearray(image.read_bytes())
+    whole[60:-20] = bytes(len(whole) - 80)
+    image.write_bytes(whole)
+    spoiled = with_(config, dataset=f"folder:{own_folder}")
+    with pytest.raises(ValueError, match=f"Cannot read an image: .*{image}"):
+        training.train_and_evaluate(spoiled, tmp_path / "run")
+    skipping = with_(spoiled, corrupt_images="skip", batch_size=8, epochs=1)
+    result = training.train_and_evaluate(skipping, tmp_path / "skipping")
+    assert result.metrics[0]["step"] == (CLASSES * PER_CLASS - 1) // 8
+    record = json.loads((tmp_path / "skipping" / "config.json").read_text())
+    assert record["data"]["train, left out"] == "1 images"
+
+
+def test_a_data_set_that_changed_is_refused(config, own_folder, tmp_path):
+    resolved = with_(config, dataset=f"folder:{own_folder}", stem="small", g="sigmoid")
+    run = run_directory.RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    run.create(resolved, "", stk.data.load(resolved.dataset).fingerprint())
+    image = next((own_folder / "train" / "Trouser").glob("*.png"))
+    shutil.copy(image, image.with_name("more.png"))
+    message = r"another run\. Received: train/Trouser: 33 files, .* \(was 32 files, "
+    with pytest.raises(ValueError, match=message):
+        training.train_and_evaluate(resolved, run.path, resume=True)
 
 
 @pytest.mark.slow

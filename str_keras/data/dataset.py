@@ -1,15 +1,18 @@
 """The pipeline: shuffle, decode, augment, batch, normalize, prefetch."""
 
+import re
 from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 
 from str_keras.data import augment as augmentations
-from str_keras.data.info import DatasetInfo
+from str_keras.data.info import DatasetInfo, corrupt
 from str_keras.data.order import Share, epoch_keys
 from str_keras.data.preprocessing import Preprocessing, check_positive_int
 from str_keras.data.sources import SPLITS, ArraySource, Dataset, Source, Tensor
+
+_OUT_OF_RANGE = re.compile(r"assertion failed: \[(.*? label out of .*?):\] \[(-?\d+)")
 
 
 class ImageDataset:
@@ -54,6 +57,28 @@ class ImageDataset:
         self.augment = augment
         self.seed = seed
         self._source = source
+
+    def fingerprint(self) -> dict[str, str]:
+        """Returns what tells these data from others, part by part.
+
+        Of data in memory a checksum, of folders names and sizes of the files of each
+        class, of sets streamed from TFDS the version and its files with sizes.
+        """
+        return {"name": self.info.name, **self._source.fingerprint()}
+
+    def explain(self, error: Exception) -> str:
+        """Tells what in the data led to an error of TensorFlow; "" if nothing did.
+
+        A label is named by its value. For a name of an image all of a folder's images
+        are decoded, which takes as long as it takes.
+
+        Args:
+            error: As a pass over the batches raised it.
+        """
+        if label := _OUT_OF_RANGE.search(str(error)):
+            return f"{label[1]}: mend the data set. Received: label={label[2]}"
+        found = self._source.find_corrupt()
+        return corrupt(found) if found else ""
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Returns the whole batches of one epoch; the remainder is left out.

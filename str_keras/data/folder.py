@@ -1,13 +1,17 @@
 """A folder of images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg."""
 
 import concurrent.futures
+import hashlib
+import itertools
 import os
 import pathlib
+import sys
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
-from str_keras.data.info import DatasetNotFoundError
+from str_keras.data.info import DatasetNotFoundError, corrupt
 from str_keras.data.order import permutation
 from str_keras.data.sources import IndexedSource, Tensor
 
@@ -19,12 +23,13 @@ class FolderSource(IndexedSource):
     """Images in one folder per class, read when they are needed.
 
     Hidden files and files without the suffix of an image (.jpg, .jpeg, .png, .bmp,
-    .gif) are left out. Every image is looked at once, here, so that a damaged one is
-    named before the training starts and not an hour later.
+    .gif) are left out. Every image is looked at once, here, so that one that is cut
+    short is named before the training starts and not an hour later.
 
     Args:
         path: Folder with "train" and one of "test", "validation", "val".
         channels: 1 or 3; all images are decoded to it.
+        skip: Decode every image here, and leave out those that cannot be.
 
     Raises:
         DatasetNotFoundError: if a folder is missing.
@@ -32,7 +37,7 @@ class FolderSource(IndexedSource):
             cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike, channels: int = 3):
+    def __init__(self, path: str | os.PathLike, channels: int = 3, skip: bool = False):
         root = pathlib.Path(path).expanduser()
         folders = {"train": root / "train", "test": _test_folder(root)}
         classes = {split: _class_names(folder) for split, folder in folders.items()}
@@ -45,10 +50,14 @@ class FolderSource(IndexedSource):
         self.name, self.license = root.name, "unknown"
         self.class_names = classes["train"]
         self.shape = (None, None, channels)
-        self.sizes, self._tensors = {}, {}
+        self.sizes, self._tensors, self._fingerprint = {}, {}, {}
         for split, folder in folders.items():
             paths, labels = _list_images(folder, self.class_names)
-            _check_images(paths)
+            if skip:
+                paths, labels = self._skip(split, folder, paths, labels)
+            else:
+                _check_images(paths)
+            self._fingerprint |= _fingerprint(split, paths)
             # One fixed shuffle, so that the first images are not all of one class.
             order = permutation(len(paths), key=0)
             self.sizes[split] = len(paths)
@@ -57,6 +66,47 @@ class FolderSource(IndexedSource):
                     tf.constant(np.array([str(path) for path in paths])[order]),
                     tf.constant(labels[order]),
                 )
+
+    def _skip(
+        self,
+        split: str,
+        folder: pathlib.Path,
+        paths: list[pathlib.Path],
+        labels: np.ndarray,
+    ) -> tuple[list[pathlib.Path], np.ndarray]:
+        """Leaves out what cannot be decoded, and says how much that is."""
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            reasons = list(pool.map(_why_corrupt, paths))
+        good = np.array([not reason for reason in reasons])
+        bad = [path for path, reason in zip(paths, reasons, strict=True) if reason]
+        if not bad:
+            return paths, labels
+        for label, name in enumerate(self.class_names):
+            if not good[labels == label].any():
+                raise ValueError(
+                    "No image of a class can be read: replace them, or remove the "
+                    f"class. Received: {folder / name}"
+                )
+        tqdm.write(
+            f"warning: {len(bad)} of {len(paths)} images cannot be read and are left "
+            f"out, the first of them {bad[0]}",
+            file=sys.stderr,
+        )
+        self._fingerprint[f"{split}, left out"] = f"{len(bad)} images"
+        return [p for p, ok in zip(paths, good, strict=True) if ok], labels[good]
+
+    def fingerprint(self) -> dict[str, str]:
+        """Names and sizes of the files of each class; see `Source`."""
+        return self._fingerprint
+
+    def find_corrupt(self) -> str:
+        """Decodes every image; see `Source`."""
+        tensors = (paths.numpy() for paths, _ in self._tensors.values())
+        files = [pathlib.Path(os.fsdecode(name)) for names in tensors for name in names]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            reasons = pool.map(_why_corrupt, files)
+            pairs = zip(files, reasons, strict=True)
+            return next((f"{path} ({why})" for path, why in pairs if why), "")
 
     def fetch(self, split: str, index: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the bytes of one file and its label."""
@@ -112,8 +162,8 @@ def _check_images(paths: list[pathlib.Path]) -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         whole = pool.map(_looks_whole, paths)
         for path, looks_whole in zip(paths, whole, strict=True):
-            if not looks_whole:
-                _decode_or_raise(path)
+            if not looks_whole and (reason := _why_corrupt(path)):
+                raise ValueError(corrupt(f"{path} ({reason})"))
 
 
 def _looks_whole(path: pathlib.Path) -> bool:
@@ -133,11 +183,20 @@ def _looks_whole(path: pathlib.Path) -> bool:
     return jpeg or png
 
 
-def _decode_or_raise(path: pathlib.Path) -> None:
+def _why_corrupt(path: pathlib.Path) -> str:
+    """Why an image cannot be decoded; "" if it can."""
     try:
         tf.io.decode_image(path.read_bytes(), channels=3, expand_animations=False)
     except (OSError, tf.errors.InvalidArgumentError) as error:
-        reason = str(error).split("\n")[0].split("} ")[-1]
-        raise ValueError(
-            f"Cannot read an image: remove or replace it. Received: {path} ({reason})"
-        ) from None
+        return str(error).split("\n")[0].split("} ")[-1] or type(error).__name__
+    return ""
+
+
+def _fingerprint(split: str, paths: list[pathlib.Path]) -> dict[str, str]:
+    """Of each class how many files there are, and a checksum of names and sizes."""
+    found = {}
+    for name, members in itertools.groupby(paths, lambda path: path.parent.name):
+        files = [f"{path.name} {path.stat().st_size}\n" for path in members]
+        digest = hashlib.sha256("".join(files).encode("utf-8", "surrogateescape"))
+        found[f"{split}/{name}"] = f"{len(files)} files, sha256:{digest.hexdigest()}"
+    return found

@@ -10,6 +10,14 @@ class DatasetNotFoundError(ValueError):
     """
 
 
+def corrupt(image: str) -> str:
+    """The message about an image, told by its file and why it cannot be read."""
+    return (
+        "Cannot read an image: replace it, or leave out all such images of a folder by "
+        f"corrupt_images=skip. Received: {image}"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
     """Facts about a loaded data set.

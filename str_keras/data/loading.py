@@ -25,6 +25,7 @@ _STATISTICS = {
 }
 # Digits: their mirror images mean something else or nothing.
 _NOT_TO_BE_FLIPPED = {"svhn_cropped"}
+CORRUPT_IMAGES = ("error", "skip")
 _LARGE_SIZE, _LARGE_CROP_FRACTION = 224, 0.875  # short side 256, as in the paper
 
 
@@ -36,6 +37,7 @@ def load(
     seed: int = 0,
     augment: str = "auto",
     channels: int | None = None,
+    corrupt_images: str = "error",
 ) -> ImageDataset:
     """Opens a data set of labeled images.
 
@@ -56,6 +58,9 @@ def load(
             small gray ones, imagenet for all others.
         channels: 3 repeats a gray image; folders and streamed TFDS images are
             decoded to 1 or 3. None: as stored (3 for folders).
+        corrupt_images: Of folders: "error" names one that is cut short; "skip" decodes
+            every image once, here, and leaves out what cannot be read, with a count on
+            stderr.
 
     Returns:
         The data set. Pixels are normalized with the constants of the data set
@@ -72,7 +77,12 @@ def load(
         check_positive_int("image_size", image_size)
     if channels not in (None, 1, 3):
         raise ValueError(f"`channels` must be 1 or 3. Received: channels={channels!r}")
-    source = _open(name, data_dir, channels)
+    if corrupt_images not in CORRUPT_IMAGES:
+        raise ValueError(
+            f"`corrupt_images` must be {' or '.join(CORRUPT_IMAGES)}. "
+            f"Received: corrupt_images={corrupt_images!r}"
+        )
+    source = _open(name, data_dir, channels, corrupt_images)
     if augment == "auto":
         augment = _choose_augmentation(source)
     if channels not in (None, source.shape[-1]):
@@ -92,11 +102,20 @@ def load(
 
 
 def _open(
-    name: str, data_dir: str | os.PathLike | None, channels: int | None
+    name: str,
+    data_dir: str | os.PathLike | None,
+    channels: int | None,
+    corrupt_images: str,
 ) -> Source:
     kind, _, rest = name.partition(":")
     if kind == "folder":
-        return FolderSource(pathlib.Path(data_dir or "") / rest, channels or 3)
+        path = pathlib.Path(data_dir or "") / rest
+        return FolderSource(path, channels or 3, corrupt_images == "skip")
+    if corrupt_images == "skip":
+        raise ValueError(
+            "Images are skipped in folders only, folder:PATH: leave corrupt_images "
+            f"out. Received: name={name!r}, corrupt_images='skip'"
+        )
     if name == "fashion_mnist_5k":
         return fashion_mnist.open_embedded()
     if name == "fashion_mnist":

@@ -6,6 +6,7 @@ a model never sees images prepared in two ways.
 
 import dataclasses
 import functools
+import math
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -51,9 +52,11 @@ class Preprocessing:
                 "`crop_fraction` must be in (0, 1]. "
                 f"Received: crop_fraction={self.crop_fraction}"
             )
-        if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        positive = all(s > 0 for s in self.std)
+        if len(self.mean) != len(self.std) or not (finite and positive):
             raise ValueError(
-                "`mean` and `std` need one entry per channel, each std positive. "
+                "`mean` and `std` need a finite entry per channel, each std positive. "
                 f"Received: mean={self.mean}, std={self.std}"
             )
 

@@ -1,6 +1,7 @@
 """Where images come from; each source gives examples, the pipeline does the rest."""
 
 import abc
+import hashlib
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,6 +46,17 @@ class Source(abc.ABC):
             Data set of `(image, label, index)`: the image encoded (string) or uint8
             `[h, w, C]`, the label int32, the index int64 and unique in the split.
         """
+
+    @abc.abstractmethod
+    def fingerprint(self) -> dict[str, str]:
+        """Returns what tells these data from others, part by part."""
+
+    def find_corrupt(self) -> str:
+        """Returns the first image that cannot be decoded, and why.
+
+        "" if all can be, or where images have no names.
+        """
+        return ""
 
     def with_channels(self, channels: int) -> "Source":
         """Returns the source with as many channels.
@@ -120,6 +132,16 @@ class ArraySource(IndexedSource):
         """Returns images and labels; `index` may be a batch of them."""
         images, labels = self._tensors[split]
         return tf.gather(images, index), tf.gather(labels, index)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Images and labels of each split, by checksum; see `Source`."""
+        found = {}
+        for split, (images, labels) in self._tensors.items():
+            digest = hashlib.sha256(str(images.shape).encode())
+            for tensor in (images, labels):
+                digest.update(np.ascontiguousarray(tensor.numpy()).data)
+            found[split] = f"{len(labels)} images, sha256:{digest.hexdigest()}"
+        return found
 
     def with_channels(self, channels: int) -> Source:
         """Returns the source with its gray images repeated; see `Source`."""

@@ -1,6 +1,7 @@
 """TensorFlow Datasets by name; the package is imported only when one is asked for."""
 
 import difflib
+import hashlib
 import os
 from typing import Any
 
@@ -90,6 +91,17 @@ class TfdsSource(Source):
         self.license = _license(info)
         self._tfds, self._builder = tfds, builder
         self._keys, self._splits = keys, splits
+
+    def fingerprint(self) -> dict[str, str]:
+        """Version of the set, and the files of each split with sizes; see `Source`."""
+        found = {"version": str(self._builder.info.full_name)}
+        for split, name in self._splits.items():
+            digest = hashlib.sha256()
+            for path in sorted(map(str, self._builder.info.splits[name].filepaths)):
+                size = tf.io.gfile.stat(path).length
+                digest.update(f"{os.path.basename(path)} {size}\n".encode())
+            found[split] = f"{self.sizes[split]} images, sha256:{digest.hexdigest()}"
+        return found
 
     def examples(self, split: str, share: Share, key: int | None) -> Dataset:
         """See `Source.examples`."""

@@ -191,3 +191,10 @@ def load_weights(model: keras.Model, weights: Path | None) -> None:
             f"sparsified model (strip it first). {' '.join(cause.split())} "
             f"Received: weights={path!r}"
         ) from error
+    ops: Any = keras.ops  # untyped there
+    for variable in model.weights:
+        if not bool(ops.all(ops.isfinite(ops.cast(variable, "float32")))):
+            raise ValueError(
+                "Weights must be finite, these have NaN or infinity: take an earlier "
+                f"checkpoint. Received: weights={path!r}, variable={variable.path}"
+            )
