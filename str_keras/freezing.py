@@ -10,15 +10,9 @@ import keras
 import numpy as np
 
 from str_keras.internals import full_precision
+from str_keras.kernels import Kernel, find_kernels, find_matrices
 from str_keras.model import SubstitutedModel, find_thresholded, prepare
-from str_keras.selection import (
-    Kernel,
-    Skip,
-    find_kernels,
-    find_matrices,
-    select,
-    walk,
-)
+from str_keras.selection import Skip, prefixes, select, walk_inside
 from str_keras.stripping import strip
 from str_keras.thresholds import Tensor, ops
 
@@ -122,7 +116,7 @@ def freeze_mask(model: keras.Model, skip: Iterable[Skip] | Skip = ()) -> FrozenM
     Raises:
         TypeError: if `model` is no model, or a rule of `skip` of no known kind.
         ValueError: if it has no zeros, or some in a layer where they would not stay
-            (attention, embeddings); or as `strip`.
+            (of an unknown kind); or as `strip`.
     """
     thresholded = any(True for _ in find_thresholded(model))
     plain = strip(model) if thresholded else model
@@ -131,14 +125,14 @@ def freeze_mask(model: keras.Model, skip: Iterable[Skip] | Skip = ()) -> FrozenM
     skipped = {path for path, reason in passed if reason == "skipped by the caller"}
     known = {
         id(kernel.variable)
-        for path, layer in walk(copy)
+        for path, layer in walk_inside(copy)
         for kernel in find_kernels(layer, path)
     }
     lost = [
         full
-        for path, layer in walk(copy)
-        for full, _, variable in find_matrices(layer, path)
-        if path not in skipped
+        for path, layer in walk_inside(copy)
+        for full, _, variable in find_matrices(layer, path, own=True)
+        if skipped.isdisjoint(prefixes(path))
         and variable.trainable
         and id(variable) not in known
         and _has_zeros(variable)

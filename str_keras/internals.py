@@ -60,9 +60,20 @@ def first_argument(operation: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     return next(kwargs[name] for name in (*names, *kwargs) if name in kwargs)
 
 
+def arguments(operation: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What an operation was called on, by name."""
+    names = getattr(operation, "call_signature_parameters", [])
+    return dict(zip(names, args, strict=False)) | kwargs
+
+
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """The layers that a layer or model holds, of whatever kind it is."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def all_sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers that a layer or model holds, at any depth."""
+    return list(layer._flatten_layers(include_self=False, recursive=True))
 
 
 def calls_of(layer: keras.Layer) -> list[Any]:
@@ -96,6 +107,16 @@ def calls_its_graph(model: keras.Model) -> bool:
     return type(model).call in (Functional.call, keras.Sequential.call)
 
 
+def tells_own_config(model: keras.Model) -> bool:
+    """Whether a functional model's class has a configuration of its own.
+
+    Keras' `clone_model` means to ask it, and copies layer by layer nevertheless, which
+    fails for layers of KerasHub that only their backbone can make.
+    """
+    default = (Functional.get_config, keras.Sequential.get_config)
+    return type(model).get_config not in default
+
+
 def operation_name(operation: Any) -> str:
     """Name of the class of an operation of `keras.ops`; "" of a layer, or another's.
 
@@ -127,6 +148,18 @@ def read_state_before_step(model: keras.Model) -> None:
     """
     if keras.backend.backend() == "jax":
         model.jax_state_sync()  # type: ignore[attr-defined]
+
+
+def read_array(variable: keras.Variable) -> Any:
+    """The values of a variable as a NumPy array.
+
+    `ops.convert_to_numpy` asks a variable of TensorFlow for them by a protocol that
+    takes five times as long: of many small ones at every step that is seen.
+    """
+    if keras.backend.backend() == "tensorflow" and current_scope() is None:
+        return variable.value.numpy()
+    ops: Any = keras.ops  # untyped there
+    return ops.convert_to_numpy(variable)
 
 
 def iterations(model: keras.Model) -> int:

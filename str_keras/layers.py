@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import keras
 
-from str_keras.internals import adopt_signature, full_precision
+from str_keras.internals import adopt_signature, all_sublayers, full_precision
+from str_keras.kernels import Kernel, find_kernels, kernel_axes
 from str_keras.logits import add_logit, check_s_init
 from str_keras.operators import (
     Backward,
@@ -19,7 +20,6 @@ from str_keras.operators import (
     get_operator,
 )
 from str_keras.recurrent import FastGRNN, FastGRNNCell
-from str_keras.selection import Kernel, find_kernels, kernel_axes
 from str_keras.substitution import Substitution
 from str_keras.thresholds import (
     THRESHOLD_LOGIT,
@@ -135,6 +135,30 @@ def read_share(share: float | keras.Variable) -> Share:
     return ops.convert_to_tensor(share.value)
 
 
+def check_kernels_are_read(layers: Iterable[keras.Layer]) -> None:
+    """Raises for a layer that reads something else than its kernel, with the mend.
+
+    Args:
+        layers: Whose kernels have thresholds.
+
+    Raises:
+        ValueError: if one is quantized or has LoRA enabled.
+    """
+    for layer in layers:
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ValueError(
+                "A quantized layer does not read its kernel: strip first, then "
+                f"quantize. Received: layer={layer.name} with "
+                f"quantization_mode={layer.quantization_mode!r}"
+            )
+        if getattr(layer, "lora_enabled", False):
+            raise ValueError(
+                "With LoRA a layer adds a dense product to its sparse kernel: save its "
+                "weights, which merges the two, and load them into a layer without "
+                f"LoRA. Received: layer={layer.name}"
+            )
+
+
 def call_substituted(
     owner: keras.Layer,
     layer: keras.Layer,
@@ -166,18 +190,18 @@ class SoftThreshold(keras.layers.Wrapper):
 
     Args:
         layer: Dense, EinsumDense, Conv1D/2D/3D, Conv1D/2D/3DTranspose,
-            DepthwiseConv1D/2D, SeparableConv1D/2D, SimpleRNN, LSTM, GRU, RNN over
-            their cells or FastGRNN's, Bidirectional over any of these; or any layer
-            with `kernels`. A recurrent layer's are thresholded once a call, not at
-            each step.
+            DepthwiseConv1D/2D, SeparableConv1D/2D, Embedding, ReversibleEmbedding,
+            MultiHeadAttention, GroupQueryAttention, SimpleRNN, LSTM, GRU,
+            ConvLSTM1D/2D/3D, RNN over cells of these or FastGRNN's, Bidirectional or
+            TimeDistributed over any of them; or any layer with `kernels`. A recurrent
+            layer's are thresholded once a call, not at each step.
         s_init: Initial logit; None is the default of `g` (-40 for "sigmoid", -10 for
             "exp"; the paper's 100-epoch ImageNet runs use -3200 and -12800).
             `stk.forecast` suggests one for a schedule.
         g: Map from s to the threshold: "sigmoid", "exp", or what `register_g` knows.
         granularity: "layer", "filter" (per output filter) or "weight".
         kernels: Names of the variables to be thresholded, for a layer of another
-            type, such as `["kernel"]` of MultiHeadAttention, or to choose among the
-            known ones.
+            type, or to choose among the known ones, such as `["recurrent_kernel"]`.
         operator: What the threshold does to the kernel: "soft", or another of
             `stk.register_operator` that gives thresholds a gradient.
         backward: What pruned weights get of the gradient: "masked" (none, the paper),
@@ -196,7 +220,8 @@ class SoftThreshold(keras.layers.Wrapper):
         TypeError: if the layer's type is unknown and `kernels` is not given.
         ValueError: for another granularity, a non-finite `s_init`, an unknown `g`,
             an operator that learns no thresholds, or a layer that already is a
-            SoftThreshold.
+            SoftThreshold; when built or called, if the layer is quantized or has LoRA
+            enabled: it would not read its sparse kernel alone.
     """
 
     def __init__(
@@ -245,6 +270,7 @@ class SoftThreshold(keras.layers.Wrapper):
         """Builds the wrapped layer, if it is not built, and the logits."""
         if not self.layer.built:
             self.layer.build(*args, **kwargs)
+        check_kernels_are_read([self.layer, *all_sublayers(self.layer)])
         kernels = find_kernels(self.layer, self.name, self.kernel_names)
         self.threshold_logits = [
             add_logit(
@@ -269,11 +295,7 @@ class SoftThreshold(keras.layers.Wrapper):
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its sparse kernels."""
-        if getattr(self.layer, "quantization_mode", None) is not None:
-            raise ValueError(
-                "A quantized layer reads its raw kernel: strip first, then quantize. "
-                f"Received: layer={self.layer.name}"
-            )
+        check_kernels_are_read([self.layer, *all_sublayers(self.layer)])
         return call_substituted(self, self.layer, self.thresholded, args, kwargs)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
@@ -319,6 +341,7 @@ __all__ = [
     "ThresholdedKernel",
     "add_logit",
     "call_substituted",
+    "check_kernels_are_read",
     "check_learns",
     "check_s_init",
     "logit_shape",

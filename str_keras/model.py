@@ -9,8 +9,13 @@ from typing import Any
 import keras
 
 from str_keras import internals
-from str_keras.layers import SoftThreshold, call_substituted
-from str_keras.selection import Kernel, Skip, find_kernels, nothing_left, select, walk
+from str_keras.kernels import Kernel, find_kernels
+from str_keras.layers import (
+    SoftThreshold,
+    call_substituted,
+    check_kernels_are_read,
+)
+from str_keras.selection import Skip, nothing_left, select, walk_inside
 from str_keras.substitution import Substitution
 
 
@@ -94,7 +99,7 @@ class SubstitutedModel(keras.Model):
         """Adds what decides the thresholds; the model inside is built already."""
         found = {
             kernel.path: kernel
-            for path, layer in walk(self.model)
+            for path, layer in walk_inside(self.model)
             for kernel in find_kernels(layer, path)
         }
         missing = [path for path in self.kernel_paths if path not in found]
@@ -106,14 +111,7 @@ class SubstitutedModel(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Calls the model inside with its sparse kernels."""
-        if any(
-            getattr(item.kernel.layer, "quantization_mode", None)
-            for item in self.thresholded
-        ):
-            raise ValueError(
-                "Quantized layers read their raw kernels: strip first, then quantize. "
-                f"Received: model={self.name}"
-            )
+        check_kernels_are_read(item.kernel.layer for item in self.thresholded)
         arguments = {"training": training, "mask": mask}
         return call_substituted(
             self, self.model, self.thresholded, (inputs,), arguments
@@ -221,6 +219,8 @@ def clone(model: keras.Model, clone_function: Any = None) -> keras.Model:
     try:
         for submodel in compiled:
             submodel.compiled = False
+        if clone_function is None and internals.tells_own_config(model):
+            return type(model).from_config(model.get_config())
         return keras.models.clone_model(
             model, clone_function=clone_function, recursive=clone_function is not None
         )
@@ -284,8 +284,23 @@ def prepare(
         )
     copy.set_weights(model.get_weights())
     finish_copy(copy)
-    return (
-        copy,
-        [kernel.path for kernel in kernels],
-        [(item.path, item.reason) for item in passed],
-    )
+    named = dict(zip(_known_paths(model), _known_paths(copy), strict=True))
+    kept = [kernel.path for kernel in kernels if named[kernel.path] == kernel.path]
+    renamed = [named[kernel.path] for kernel in kernels if kernel.path not in set(kept)]
+    if not kept:
+        raise ValueError(
+            "Layers have other names in a copy of the model: let their `get_config` "
+            f"tell `name`. Received: {renamed[:5]} in the copy of model={model.name}"
+        )
+    reasons = [(item.path, item.reason) for item in passed]
+    lacking = "renamed in a copy: its get_config lacks the name"
+    reasons += [(path, lacking) for path in renamed]
+    return copy, kept, reasons
+
+
+def _known_paths(model: keras.Model) -> list[str]:
+    return [
+        kernel.path
+        for path, layer in walk_inside(model)
+        for kernel in find_kernels(layer, path)
+    ]

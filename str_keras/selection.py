@@ -1,4 +1,4 @@
-"""Which variables of which layers are kernels, and why others are passed through."""
+"""Which layers of a model get thresholds, and why others are passed through."""
 
 from __future__ import annotations
 
@@ -12,64 +12,24 @@ import keras
 from keras import layers
 
 from str_keras.internals import functional_graph
+from str_keras.kernels import (
+    Kernel,
+    find_kernels,
+    find_matrices,
+    inner_layers,
+    is_recurrent,
+    kernel_axes,
+    no_kernel,
+    readers,
+)
 from str_keras.policies import check_policy, why_dense
-from str_keras.recurrent import FastGRNNCell
-from str_keras.thresholds import is_threshold_logit
 
 Skip: TypeAlias = (
     str | re.Pattern[str] | type[keras.Layer] | Callable[[keras.Layer], bool]
 )
 
-_LAST, _BEFORE_LAST, _LAST_TWO = (-1,), (-2,), (-2, -1)
 
-# Layer types, and of each kernel its name and the axes that count output filters.
-_KERNELS: list[tuple[tuple[type, ...], dict[str, tuple[int, ...]]]] = [
-    (
-        (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
-        {"kernel": _BEFORE_LAST},
-    ),
-    ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), {"kernel": _LAST_TWO}),
-    (
-        (layers.SeparableConv1D, layers.SeparableConv2D),
-        {"depthwise_kernel": _LAST_TWO, "pointwise_kernel": _LAST},
-    ),
-    (
-        (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
-        {"kernel": _LAST},
-    ),
-]
-# Cells of recurrent layers; all columns of their kernels count output filters (those of
-# a gate are filters too).
-_CELLS: list[tuple[type, tuple[str, ...]]] = [
-    (layers.SimpleRNNCell, ("kernel", "recurrent_kernel")),
-    (layers.LSTMCell, ("kernel", "recurrent_kernel")),
-    (layers.GRUCell, ("kernel", "recurrent_kernel")),
-    (
-        FastGRNNCell,
-        (
-            *("kernel", "kernel_1", "kernel_2"),
-            *("recurrent_kernel", "recurrent_kernel_1", "recurrent_kernel_2"),
-        ),
-    ),
-]
-_LATER = (layers.MultiHeadAttention, layers.Embedding)
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel variable, its layer, and where both stand.
-
-    Args:
-        path: Names from the model down, such as "encoder/conv1/kernel".
-        layer: The layer that reads it.
-        variable: The trained (raw) kernel.
-        filter_axes: Axes of the kernel that count output filters.
-    """
-
-    path: str
-    layer: keras.Layer
-    variable: keras.Variable
-    filter_axes: tuple[int, ...]
+_FROZEN = "frozen (trainable=False)"
 
 
 @dataclass(frozen=True)
@@ -81,132 +41,11 @@ class PassedThrough:
     reason: str
 
 
-def _einsum_filter_axes(layer: layers.EinsumDense) -> tuple[int, ...]:
-    """Axes of the kernel whose labels stand in the output: those not summed over."""
-    operands, output = layer.equation.replace(" ", "").split("->")
-    labels = operands.split(",")[1]
-    return tuple(
-        i - len(labels) for i, label in enumerate(labels) if label in output
-    ) or (-1,)
-
-
-def _parts(layer: keras.Layer) -> list[tuple[str, keras.Layer]]:
-    """The layers inside of a recurrent one that hold weights, each with its name.
-
-    The names of their own are of no use: Keras numbers them, and both directions may
-    have cells of one name.
-    """
-    if isinstance(layer, layers.Bidirectional):
-        return [("forward", layer.forward_layer), ("backward", layer.backward_layer)]
-    if isinstance(layer, layers.RNN):
-        return [("", layer.cell)]
-    if isinstance(layer, layers.StackedRNNCells):
-        return [(f"cell_{i}", cell) for i, cell in enumerate(layer.cells)]
-    return []
-
-
-def is_recurrent(layer: keras.Layer) -> bool:
-    """Whether each kernel of the layer is used once a time step of its input."""
-    return isinstance(layer, layers.RNN | layers.Bidirectional)
-
-
-def kernel_axes(layer: keras.Layer) -> dict[str, tuple[int, ...]]:
-    """Names of a layer's kernels with their filter axes; empty if its type is unknown.
-
-    Args:
-        layer: Any layer, built or not. A recurrent one is known if all its cells are.
-    """
-    if parts := _parts(layer):
-        inside = [kernel_axes(part) for _, part in parts]
-        merged = {name: axes for found in inside for name, axes in found.items()}
-        return merged if all(inside) else {}
-    for cell, names in _CELLS:
-        if isinstance(layer, cell):
-            return dict.fromkeys(names, _LAST)
-    if isinstance(layer, layers.EinsumDense):
-        return {"kernel": _einsum_filter_axes(layer)}
-    for types, kernels in _KERNELS:
-        if isinstance(layer, types):
-            return kernels
-    return {}
-
-
-def is_matrix(variable: keras.Variable) -> bool:
-    """Whether a weight is counted as a kernel: two axes or more, and no bias.
-
-    The bias of a GRU has two axes; so have the logits of thresholds per filter.
-    """
-    return (
-        len(variable.shape) > 1
-        and variable.name != "bias"
-        and not is_threshold_logit(variable)
-    )
-
-
-def find_matrices(
-    layer: keras.Layer, path: str
-) -> Iterator[tuple[str, keras.Layer, keras.Variable]]:
-    """Yields the weights of a built layer that are counted as kernels.
-
-    Args:
-        layer: A built layer.
-        path: The layer's path.
-
-    Yields:
-        Path, layer and variable, in order of the layer's weights. Paths are unique:
-        those of the two directions of a Bidirectional are "path/forward/kernel" and
-        "path/backward/kernel", of stacked cells "path/cell_0/kernel" and so on;
-        otherwise a name that occurs again gets a number.
-    """
-    parts = _parts(layer)
-    for name, part in parts:
-        inner = f"{path}/{name}" if name else path
-        for full, reader, variable in find_matrices(part, inner):
-            # A cell is no layer that is called on the whole sequence.
-            yield full, reader if is_recurrent(reader) else layer, variable
-    numbers: dict[str, int] = {}
-    for variable in [] if parts else layer.weights:
-        if is_matrix(variable):
-            number = numbers.get(variable.name, 0)
-            numbers[variable.name] = number + 1
-            suffix = f"_{number}" if number else ""
-            yield f"{path}/{variable.name}{suffix}", layer, variable
-
-
-def find_kernels(
-    layer: keras.Layer, path: str, names: Sequence[str] | None = None
-) -> list[Kernel]:
-    """Returns the kernels of one built layer.
-
-    Args:
-        layer: A built layer.
-        path: The layer's path, a prefix of the kernels'.
-        names: Names of the variables that are kernels, for a layer whose type is not
-            in our table; looked up in its sublayers too. Their last axis counts
-            output filters.
-
-    Raises:
-        ValueError: if a name is of no variable of two or more axes.
-    """
-    axes = {n: _LAST for n in names} if names is not None else kernel_axes(layer)
-    found = [
-        Kernel(full, reader, variable, axes[variable.name])
-        for full, reader, variable in find_matrices(layer, path)
-        if variable.name in axes
-    ]
-    if names is not None and set(names) - {kernel.variable.name for kernel in found}:
-        raise ValueError(
-            f"The layer {layer.name!r} has no kernel of this name, only "
-            f"{[v.name for v in layer.weights]}. Received: kernels={list(names)}"
-        )
-    return found
-
-
 def walk(model: keras.Layer, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
     """Yields each layer below a model once with its path.
 
-    Nested Functional and Sequential models are opened; subclassed ones are given as
-    they are: a copy of them would name the layers inside anew.
+    Nested Functional and Sequential models are opened; subclassed ones and custom
+    layers are given as they are, see `walk_inside`.
     """
     seen: set[int] = set()
 
@@ -224,6 +63,44 @@ def walk(model: keras.Layer, prefix: str = "") -> Iterator[tuple[str, keras.Laye
     yield from visit(model, prefix)
 
 
+def walk_inside(model: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
+    """Yields what `walk` does, subclassed models and custom layers opened.
+
+    Their layers have the names of the attributes for theirs, as in
+    "block/attention/query"; each comes after the layers that it holds. A model that is
+    distributed over time is opened, too.
+    """
+    seen: set[int] = set()
+
+    def visit(path: str, layer: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        if isinstance(layer, keras.Model) and functional_graph(layer) is not None:
+            for full, inner in walk(layer, f"{path}/"):
+                yield from visit(full, inner)
+        elif isinstance(layer, layers.TimeDistributed) and _opens(layer.layer):
+            yield from visit(path, layer.layer)
+        else:
+            for name, inner in inner_layers(layer):
+                yield from visit(f"{path}/{name}", inner)
+            yield path, layer
+
+    for path, layer in walk(model):
+        yield from visit(path, layer)
+
+
+def _opens(layer: keras.Layer) -> bool:
+    graph = isinstance(layer, keras.Model) and functional_graph(layer) is not None
+    return graph or bool(inner_layers(layer))
+
+
+def prefixes(path: str) -> list[str]:
+    """Returns the path and those of what it stands in, the longest first."""
+    parts = path.split("/")
+    return ["/".join(parts[:end]) for end in range(len(parts), 0, -1)]
+
+
 def matches(rule: Skip, path: str, layer: keras.Layer) -> bool:
     """Whether a rule of `skip` is of this layer."""
     if isinstance(rule, str):
@@ -239,8 +116,7 @@ def check_rules(rules: Sequence[Skip], found: list[tuple[str, keras.Layer]]) -> 
     """Raises for a rule of `skip` of no known kind, or a name that no layer has."""
     names = {layer.name for _, layer in found}
     for path, _ in found:  # "a/b/c": also the nested models "a" and "a/b"
-        parts = path.split("/")
-        names |= {"/".join(parts[: i + 1]) for i in range(len(parts))}
+        names |= set(prefixes(path))
     for rule in rules:
         if not isinstance(rule, str | re.Pattern | type) and not callable(rule):
             raise TypeError(
@@ -258,23 +134,29 @@ def check_rules(rules: Sequence[Skip], found: list[tuple[str, keras.Layer]]) -> 
 
 def _reason(layer: keras.Layer) -> str | None:
     """Why a layer cannot carry thresholds, or None if it can."""
-    if getattr(layer, "quantization_mode", None) is not None:
+    inside = readers(layer)
+    if any(getattr(r, "quantization_mode", None) is not None for r in inside):
         return "quantized: sparsify first, quantize the stripped model"
-    if getattr(layer, "lora_enabled", False):
+    if any(getattr(r, "lora_enabled", False) for r in inside):
         return "LoRA is enabled: merge it first"
+    if reason := no_kernel(layer):
+        return reason
     if not layer.trainable:
-        return "frozen (trainable=False)"
-    if isinstance(layer, keras.Model):
-        return "a subclassed model: place SoftThreshold around its layers"
-    if isinstance(layer, _LATER):
-        return "attention and embedding layers: wrap by hand with `kernels=`"
+        return _FROZEN
     if kernel_axes(layer):
         return None
+    if isinstance(layer, keras.Model):
+        return "weights of a subclassed model's own: give them to layers inside it"
     if isinstance(layer, layers.Wrapper):
         return "a wrapper: put SoftThreshold around the layer inside it"
     if is_recurrent(layer):
         return "a recurrent layer of unknown cells: wrap by hand with `kernels=`"
     return "unknown layer type: wrap by hand with `kernels=`"
+
+
+def _reason_of(kernel: Kernel, policy: str | None) -> str:
+    """Why one kernel of a layer that can carry thresholds gets none; else ""."""
+    return _why_dense(policy, kernel) if kernel.variable.trainable else _FROZEN
 
 
 def select(
@@ -283,7 +165,8 @@ def select(
     """Splits the layers with kernels: those to get thresholds, those passed through.
 
     Args:
-        model: A built Functional or Sequential model, nested ones opened.
+        model: A built Functional or Sequential model, nested ones opened, and
+            subclassed ones and custom layers inside it.
         skip: Layers to pass through: names or paths, compiled regular expressions
             (searched in the path), types, or functions of a layer; one or several.
         policy: What else to pass through: of `policies.POLICIES`.
@@ -301,21 +184,21 @@ def select(
     check_policy(policy)
     single = isinstance(skip, str | re.Pattern | type) or callable(skip)
     rules: list[Skip] = [skip] if single else list(skip)  # type: ignore[arg-type]
-    found = list(walk(model))
+    found = list(walk_inside(model))
     check_rules(rules, found)
     kernels: list[Kernel] = []
     passed: list[PassedThrough] = []
+    skipped = {p for p, layer in found if any(matches(r, p, layer) for r in rules)}
     for path, layer in found:
-        if not any(is_matrix(v) for v in layer.weights):
+        if not any(True for _ in find_matrices(layer, path, own=True)):
             continue
-        if any(matches(rule, path, layer) for rule in rules):
+        if not skipped.isdisjoint(prefixes(path)):
             passed.append(PassedThrough(path, layer, "skipped by the caller"))
         elif reason := _reason(layer):
             passed.append(PassedThrough(path, layer, reason))
         else:
             for kernel in find_kernels(layer, path):
-                reason = _why_dense(policy, kernel)
-                if reason:
+                if reason := _reason_of(kernel, policy):
                     passed.append(PassedThrough(kernel.path, layer, reason))
                 else:
                     kernels.append(kernel)

@@ -100,12 +100,26 @@ def test_says_what_is_wrong():
         frozen.compile(optimizer, "mse")
         with pytest.raises(ValueError, match="take SGD, Adam or another"):
             frozen.fit(X, Y, verbose=0)
-    words = keras.Input((4,), dtype="int32")
-    x = layers.Embedding(5, 3, embeddings_initializer="zeros", name="words")(words)
-    model = stk.prune(keras.Model(words, layers.Dense(2)(layers.Flatten()(x))), 0.5)
-    with pytest.raises(ValueError, match=r"would not stay.*words/embeddings"):
+
+
+@keras.saving.register_keras_serializable("test")
+class Scale(layers.Layer):
+    """A layer of an unknown kind."""
+
+    def build(self, shape):
+        self.matrix = self.add_weight((shape[-1], 3), "zeros", name="matrix")
+
+    def call(self, x):
+        return x @ self.matrix
+
+
+def test_zeros_of_unknown_layers_would_not_stay():
+    x = keras.Input((4,))
+    model = keras.Model(x, layers.Dense(2)(Scale(name="scale")(x)))
+    model = stk.prune(model, 0.5)
+    with pytest.raises(ValueError, match=r"would not stay.*scale/matrix"):
         stk.freeze_mask(model)
-    stk.freeze_mask(model, skip="words")
+    stk.freeze_mask(model, skip="scale")
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports")

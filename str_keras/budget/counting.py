@@ -10,112 +10,31 @@ from typing import Any
 import keras
 import ml_dtypes  # noqa: F401  # of Keras; teaches NumPy the name "bfloat16"
 import numpy as np
-from keras import layers
 
-from str_keras import internals
-from str_keras.budget.table import KernelRow, Summary, sum_known
+from str_keras.budget.table import KernelRow, Summary
+from str_keras.budget.uses import count_uses
 from str_keras.folding import rank_factors
+from str_keras.kernels import Kernel, find_matrices, is_matrix
 from str_keras.layers import SoftThreshold
 from str_keras.model import SubstitutedModel, asked_for_shapes, find_thresholded
-from str_keras.selection import (
-    Kernel,
-    find_matrices,
-    is_matrix,
-    is_recurrent,
-    kernel_axes,
-    select,
-    walk,
-)
+from str_keras.selection import prefixes, select, walk_inside
 from str_keras.thresholds import is_threshold_state
 
-Shape = tuple[int | None, ...]
 ops: Any = keras.ops  # untyped there
-
-
-def _product(shape: Shape) -> int | None:
-    """Product of a shape's sizes, None if one is not known."""
-    return None if None in shape else math.prod(n or 0 for n in shape)
-
-
-def _uses(layer: keras.Layer, inputs: Shape, outputs: Shape) -> int | None:
-    """How often each weight of a kernel is used for one example (its MACs per weight).
-
-    Dense: once per position of the output; a convolution: once per output pixel, a
-    transposed one: per input pixel; EinsumDense: over the input's labels that the
-    kernel lacks.
-    """
-    if isinstance(layer, layers.EinsumDense):
-        operands = layer.equation.replace(" ", "").split("->")[0].split(",")
-        missing = len(inputs) - len(operands[0].replace("...", ""))
-        labels = operands[0].replace("...", "?" * missing)
-        free = [
-            n
-            for n, label in zip(inputs, labels, strict=True)
-            if label not in operands[1]
-        ]
-        return _product(tuple(free[1:]))
-    if isinstance(layer, layers.Dense):
-        return _product(outputs[1:-1])
-    if not kernel_axes(layer):
-        return None
-    transposed = (
-        layers.Conv1DTranspose,
-        layers.Conv2DTranspose,
-        layers.Conv3DTranspose,
-    )
-    shape = inputs if isinstance(layer, transposed) else outputs
-    first = layer.data_format == "channels_first"
-    return _product(shape[2:] if first else shape[1:-1])
-
-
-def _count_uses(model: keras.Model, input_shape: Any) -> dict[int, int | None]:
-    """`_uses` by the layer's id, added up over its calls, in nested models too."""
-    uses: dict[int, int | None] = {}
-
-    def visit(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        first = internals.first_argument(operation, args, kwargs)
-        if isinstance(operation, keras.Model):
-            graph = internals.functional_graph(operation)
-            if graph is not None:
-                return internals.run_graph(graph, first, visit)
-        outputs = operation.compute_output_spec(*args, **kwargs)
-        inner = operation.layer if isinstance(operation, SoftThreshold) else operation
-        if isinstance(inner, keras.Layer) and any(is_matrix(v) for v in inner.weights):
-            number = None
-            if kernel_axes(inner) and is_recurrent(inner):
-                number = first.shape[1]  # its outputs may be several: states, too
-            elif kernel_axes(inner):
-                number = _uses(inner, first.shape, outputs.shape)
-            uses[id(inner)] = sum_known((uses.get(id(inner), 0), number))
-        return outputs
-
-    inputs = model.inputs
-    if input_shape is not None:
-        if len(inputs) != 1:
-            raise ValueError(
-                "`input_shape` is for models of one input. "
-                f"Received: model={model.name} with {len(inputs)} inputs"
-            )
-        shape = (None, *input_shape)
-        inputs = [keras.KerasTensor(shape, dtype=inputs[0].dtype)]
-    visit(model, inputs[0] if len(inputs) == 1 else inputs)
-    return uses
 
 
 def kernel_paths(
     model: keras.Model,
 ) -> Iterator[tuple[str, keras.Layer, keras.Variable]]:
     """Yields each kernel of a model once: its path, layer (unwrapped) and variable."""
-    for path, layer in walk(model):
-        inner = layer.layer if isinstance(layer, SoftThreshold) else layer
-        for full, _, variable in find_matrices(inner, path):
-            yield full, inner, variable
-
-
-def prefixes(path: str) -> list[str]:
-    """Returns the path and those of what it stands in, the longest first."""
-    parts = path.split("/")
-    return ["/".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    seen: set[int] = set()
+    for path, layer in walk_inside(model):
+        wrapped = isinstance(layer, SoftThreshold)
+        inner = layer.layer if wrapped else layer
+        for full, _, variable in find_matrices(inner, path, own=not wrapped):
+            if id(variable) not in seen:  # two layers may hold it, as tied weights
+                seen.add(id(variable))
+                yield full, inner, variable
 
 
 def geometry(
@@ -127,10 +46,10 @@ def geometry(
         model, input_shape: As of `summary`.
     """
     with asked_for_shapes(model):
-        uses = _count_uses(model, input_shape)
+        uses = count_uses(model, input_shape)
     rows = []
     for path, layer, variable in kernel_paths(model):
-        shape, number = tuple(variable.shape), uses.get(id(layer))
+        shape, number = tuple(variable.shape), uses.get(id(variable))
         params = math.prod(shape)
         row = KernelRow(
             path=path,
@@ -163,7 +82,7 @@ def _find_read(model: keras.Layer) -> dict[int, Any]:
 def _reasons(model: keras.Model) -> dict[str, str]:
     """Why layers have no threshold, by their path."""
     reasons: dict[str, str] = {}
-    if not any(isinstance(layer, SoftThreshold) for _, layer in walk(model)):
+    if not any(isinstance(layer, SoftThreshold) for _, layer in walk_inside(model)):
         inner = model.model if isinstance(model, SubstitutedModel) else model
         reasons = {item.path: item.reason for item in select(inner)[1]}
     return reasons | dict(getattr(model, "passed_through", []))

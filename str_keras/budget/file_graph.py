@@ -11,9 +11,9 @@ import keras
 from keras import layers
 
 from str_keras import internals
+from str_keras.kernels import is_matrix
 from str_keras.layers import SoftThreshold
 from str_keras.model import asked_for_shapes
-from str_keras.selection import is_matrix
 
 # Fitted to written files: what an operator takes with the tables of its tensors, and
 # each kind of operator beside.

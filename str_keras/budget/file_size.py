@@ -14,9 +14,10 @@ from keras import layers
 
 from str_keras.budget.counting import kernel_paths
 from str_keras.budget.file_graph import Structure, structure
+from str_keras.kernels import kernel_axes, reader_of
 from str_keras.model import SubstitutedModel, find_thresholded
 from str_keras.policies import row_length
-from str_keras.selection import kernel_axes, select
+from str_keras.selection import select
 
 WEIGHTS = ("float32", "float16", "int8_weights")
 # What stands around the arrays of a kernel, in bytes: fitted to written files.
@@ -187,7 +188,8 @@ def _stored_shapes(
     model: keras.Model, found: Structure
 ) -> Iterator[tuple[StoredShape, keras.Variable]]:
     inner = model.model if isinstance(model, SubstitutedModel) else model
-    for path, layer, variable in kernel_paths(inner):
+    for path, whole, variable in kernel_paths(inner):
+        layer = reader_of(whole, variable)
         shape = tuple(int(n) for n in variable.shape)
         axes = kernel_axes(layer).get(variable.name, (-1,))
         size = math.prod(shape)
@@ -202,7 +204,7 @@ def _stored_shapes(
             row=row,
             channels=math.prod(shape[axis] for axis in axes),
             dimensions=2 if flat or len(shape) < 3 else max(len(shape), 4),
-            bias=found.biases.get(id(layer), 0) if biased else 0,
+            bias=found.biases.get(id(whole), 0) if biased else 0,
             unpacks=not isinstance(layer, _NO_UNPACKING),
         )
         yield stored, variable

@@ -17,10 +17,12 @@ from keras import ops
 
 from str_keras import files
 from str_keras.budget import reading
-from str_keras.budget.counting import geometry, kernel_paths, prefixes, summary
+from str_keras.budget.counting import geometry, kernel_paths, summary
 from str_keras.budget.reading import Path
 from str_keras.budget.table import Total, sum_rows
+from str_keras.kernels import reader_of
 from str_keras.model import check_built
+from str_keras.selection import prefixes
 from str_keras.stripping import strip
 
 
@@ -230,7 +232,7 @@ class Budget:
         for path, layer, variable in kernel_paths(plain):
             if rates.get(path, 0.0) > 0:
                 kept = num_kept(sizes[path], rates[path])
-                _prune(path, layer, variable, kept)
+                _prune(path, reader_of(layer, variable), variable, kept)
         return plain
 
     def totals(
