@@ -126,5 +126,5 @@ def test_a_python_without_torch_fails_the_tests(tmp_path, monkeypatch):
     venv.create(tmp_path, symlinks=True)
     for python in (tmp_path / "bin" / "python", tmp_path / "missing"):
         monkeypatch.setenv("STR_KERAS_TORCH_PYTHON", str(python))
-        with pytest.raises(pytest.fail.Exception, match="run `make test`"):
+        with pytest.raises(pytest.fail.Exception, match="run `make test-parity`"):
             exchange.run_torch("convnet", {})
