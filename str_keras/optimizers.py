@@ -327,7 +327,7 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         replica = tf.distribute.get_replica_context()
         if replica is None or replica.num_replicas_in_sync == 1:
             return finite
-        overflows = tf.cast(tf.logical_not(finite), "float32")
+        overflows = ops.cast(ops.logical_not(finite), "float32")
         return tf.equal(replica.all_reduce("SUM", overflows), 0.0)
 
 
