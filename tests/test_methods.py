@@ -3,12 +3,13 @@
 import csv
 import json
 import math
+import signal
 
 import keras
 import numpy as np
 import programs
 import pytest
-from test_train import tiny
+from tiny_training import tiny
 
 import str_keras as stk
 from str_keras import building, train, training
@@ -165,7 +166,7 @@ def test_a_pruned_training_goes_on_as_if_undisturbed(config, tmp_path, monkeypat
 
     def interrupt(self, batch, logs=None):
         if int(self.model.optimizer.iterations) == 23:  # amid the ramp and the epoch
-            self.caught = True
+            signal.raise_signal(signal.SIGTERM)
         end(self, batch, logs)
 
     monkeypatch.setattr(monitoring.Interruption, "on_train_batch_end", interrupt)
