@@ -14,12 +14,15 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import os
 import pathlib
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+if __name__ == "__main__":
+    os.environ["STR_KERAS_PROGRAM"] = "1"  # a start without TensorFlow's log
 from str_keras import files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -59,7 +62,7 @@ GROUPS = [
     _group("Keras' inside, policies", "internals policies", 0.72, 1, 0),
     _group(
         "Which kernels, and how a layer reads them",
-        "logits recurrent selection substitution layers",
+        "logits recurrent kernels selection substitution layers",
         0.3,
         1,
         1,
@@ -248,7 +251,7 @@ def draw(path: pathlib.Path) -> None:
                 linespacing=1.35,
             )
         for title, others in edges.items():
-            for other in others:
+            for other in sorted(others):  # the same file at every run
                 axes.add_patch(
                     FancyArrowPatch(
                         *_ends(boxes[title], boxes[other], height, gap),
