@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from str_keras.layers import FastGRNN, FastGRNNCell
@@ -18,6 +20,28 @@ class Case:
     """Per kernel, counted by hand."""
     filters: tuple[tuple[int, ...], ...]
     """Per kernel, the shape of its logits with granularity="filter"."""
+    call: Callable[[Any, Any], Any] = lambda layer, x: layer(x)
+    """Calls a layer on a symbolic input."""
+    classes: int = 0
+    """Inputs are integers below it, if not 0."""
+
+    def net(self, layer: keras.Layer | None = None) -> keras.Model:
+        """A model of one layer, which is `create()` unless given."""
+        dtype = "int32" if self.classes else None
+        x = keras.Input(self.input_shape, dtype=dtype)
+        return keras.Model(x, self.call(layer or self.create(), x))
+
+    def inputs(self, number: int = 4) -> np.ndarray:
+        """Random examples, float64 or int32."""
+        rng, shape = np.random.default_rng(1), (number, *self.input_shape)
+        if self.classes:
+            return rng.integers(0, self.classes, shape).astype("int32")
+        return rng.normal(size=shape)
+
+
+def attend(layer, x):
+    """A query of other length than the value."""
+    return layer(x[:, 1:], x)
 
 
 CASES = [
@@ -159,6 +183,62 @@ CASES = [
         (4, 5),
         (4 * 5 * 2, 4 * 2 * 4, 4 * 4 * 4),
         ((1, 2), (1, 4), (1, 4)),
+    ),
+    Case(
+        "conv_lstm1d",
+        lambda: layers.ConvLSTM1D(2, 3, padding="same"),
+        (3, 5, 2),
+        2 * (3 * 5 * 3 * 2 * 8,),
+        2 * ((1, 1, 8),),
+    ),
+    Case(
+        "conv_lstm2d",
+        lambda: layers.ConvLSTM2D(2, 2, return_sequences=True),
+        (2, 4, 5, 3),
+        (2 * 3 * 4 * 4 * 3 * 8, 2 * 3 * 4 * 4 * 2 * 8),
+        2 * ((1, 1, 1, 8),),
+    ),
+    Case(
+        "conv_lstm3d",
+        lambda: layers.ConvLSTM3D(2, 2),
+        (2, 3, 3, 3, 1),
+        (2 * 8 * 8 * 8, 2 * 8 * 8 * 2 * 8),
+        2 * ((1, 1, 1, 1, 8),),
+    ),
+    Case(
+        "time_distributed",
+        lambda: layers.TimeDistributed(layers.Conv2D(3, 2, padding="same")),
+        (2, 4, 4, 2),
+        (2 * 16 * 4 * 2 * 3,),
+        ((1, 1, 1, 3),),
+    ),
+    Case(
+        "attention",
+        lambda: layers.MultiHeadAttention(2, 3, value_dim=4, use_gate=True),
+        (4, 5),
+        # Query, key, gate, value, output; three places are queried, four are there.
+        (3 * 5 * 6, 4 * 5 * 6, 3 * 5 * 8, 4 * 5 * 8, 3 * 8 * 5),
+        ((1, 2, 3), (1, 2, 3), (1, 2, 4), (1, 2, 4), (1, 1, 5)),
+        attend,
+    ),
+    Case(
+        "grouped_attention",
+        lambda: layers.GroupQueryAttention(3, 4, 2),
+        (4, 5),
+        (3 * 5 * 12, 4 * 5 * 6, 4 * 5 * 6, 3 * 12 * 5),
+        ((1, 4, 3), (1, 2, 3), (1, 2, 3), (1, 1, 5)),
+        attend,
+    ),
+    # What it reads, it does not multiply.
+    Case("embedding", lambda: layers.Embedding(7, 3), (4,), (0,), ((1, 3),), classes=7),
+    Case(
+        "reversible_embedding",
+        lambda: layers.ReversibleEmbedding(7, 3),
+        (4,),
+        (4 * 3 * 7,),
+        ((1, 3),),
+        lambda layer, x: layer(layer(x), reverse=True),
+        classes=7,
     ),
 ]
 BY_NAME = {case.name: case for case in CASES}

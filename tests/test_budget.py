@@ -19,7 +19,7 @@ def net(case, wrap=None):
     layer = case.create()
     if wrap:
         layer = stk.SoftThreshold(layer, s_init=-2.0)
-    return keras.Sequential([keras.Input(case.input_shape), layer])
+    return case.net(layer)
 
 
 @pytest.mark.parametrize("form", ["dense", "sparsified", "hand-placed", "stripped"])

@@ -19,9 +19,8 @@ cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def wrapped_and_inputs(case, dtype=None, **kwargs):
     kwargs = {"s_init": S_INIT, **kwargs}
     layer = stk.SoftThreshold(case.create(), **kwargs)
-    model = keras.Sequential([keras.Input(case.input_shape), layer])
-    x = np.random.default_rng(1).normal(size=(4, *case.input_shape))
-    return model, layer, x.astype(dtype or "float32")
+    x = case.inputs()
+    return case.net(layer), layer, x if case.classes else x.astype(dtype or "float32")
 
 
 def sparse_in_numpy(layer):
@@ -39,7 +38,7 @@ def sparse_in_numpy(layer):
 
 
 def plain_twin(case, layer, model):
-    twin = keras.Sequential([keras.Input(case.input_shape), case.create()])
+    twin = case.net()
     twin.set_weights(sparse_in_numpy(layer))
     return twin
 
@@ -106,7 +105,10 @@ def test_files_keep_raw_kernels_and_logits(case, suffix, tmp_path):
         model.save(path)
         loaded = keras.models.load_model(path)
         for key in ("name", "s_init", "g", "granularity", "kernels"):
-            assert loaded.layers[0].get_config()[key] == layer.get_config()[key]
+            assert (
+                loaded.get_layer(layer.name).get_config()[key]
+                == layer.get_config()[key]
+            )
     else:
         model.save_weights(path)
         loaded, *_ = wrapped_and_inputs(case, granularity="filter", s_init=-1)
