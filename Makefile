@@ -18,6 +18,9 @@ TORCH := $(TORCH_VENV)/.use-$(LOCK)
 PQUANT_VENV := .venv-pquant
 PQUANT := $(PQUANT_VENV)/.use-$(shell cat requirements.lock requirements-pquant.lock \
 	| sha256sum | cut -c1-16)
+# KerasHub for experiments/coverage.py. Its tensorflow-text is left out: what it makes of
+# text would want it, its backbones do not.
+HUB := .hub/.use-$(shell sha256sum requirements-hub.lock | cut -c1-16)
 # What builds the site and checks a release.
 TOOLS_VENV := .venv-tools
 TOOLS := $(TOOLS_VENV)/.use-$(shell sha256sum requirements-tools.lock | cut -c1-16)
@@ -25,7 +28,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint requirements.lock
 
 .PHONY: help quickstart demo test test-runtimes test-backends test-parity test-long \
-	test-fast coverage docs release-check runtimes pquant lint types lock clean
+	test-fast coverage docs release-check runtimes pquant hub lint types lock clean
 
 help:
 	@echo "make quickstart  train dense and sparse twins on real images, report, export,"
@@ -42,6 +45,7 @@ help:
 	@echo "make release-check   build, check and try what would be released"
 	@echo "make runtimes    the emulators and the browser of test-runtimes"
 	@echo "make pquant      the environment in which the experiments run PQuantML"
+	@echo "make hub         KerasHub, of which experiments/coverage.py takes backbones"
 	@echo "make lint types  ruff; pyright"
 	@echo "make lock        write requirements.lock anew from setup.cfg"
 
@@ -82,7 +86,16 @@ $(TOOLS):
 		--requirement requirements-tools.lock
 	@touch $@
 
+$(HUB): $(USE)
+	@echo "installing KerasHub into .hub (once only)"
+	rm -rf .hub
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target .hub --requirement requirements-hub.lock
+	@touch $@
+
 pquant: $(PQUANT)
+
+hub: $(HUB)
 
 # The theme tells of its successor at each build unless the variable is set.
 docs: $(TOOLS)
@@ -144,5 +157,5 @@ lock:
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v '@' > requirements.lock
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(PQUANT_VENV) $(TOOLS_VENV) .runtimes build dist \
+	rm -rf $(VENV) $(TORCH_VENV) $(PQUANT_VENV) $(TOOLS_VENV) .hub .runtimes build dist \
 		*.egg-info .pytest_cache .ruff_cache .coverage* site runs
