@@ -115,6 +115,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "hidden_dim": 16,
         "intermediate_dim": 32,
+        # Untied, a second matrix waits for a head: no output of the backbone reads it.
+        "tie_word_embeddings": True,
     },
 }
 
