@@ -16,6 +16,7 @@ class UserError(Exception):
     """Something the user can mend; its message is one line that says how."""
 
 
+_HELP = {"--help", "-help", "--helpfull", "--helpshort", "-h"}
 INTERRUPTED, TERMINATED = 130, 75
 """Exit statuses after Ctrl-C and SIGTERM; the second is EX_TEMPFAIL: try again."""
 
@@ -72,6 +73,9 @@ def _is_users(error: Exception) -> bool:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    if asked := _HELP & set(argv[1:]):
+        # By itself absl ends with status 1, as after a mistake.
+        app.usage(writeto_stdout=True, shorthelp=asked != {"--helpfull"}, exitcode=0)
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
@@ -107,12 +111,5 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
                 raise
             _fail(one_line(error))
 
-    app.run(
-        guarded,
-        argv=list(sys.argv if argv is None else argv),
-        flags_parser=lambda args: (
-            app.parse_flags_with_usage(args)
-            if {"--help", "-help", "--helpfull", "--helpshort", "-h"} & set(args)
-            else _parse(args)
-        ),
-    )
+    command_line = list(sys.argv if argv is None else argv)
+    app.run(guarded, argv=command_line, flags_parser=_parse)

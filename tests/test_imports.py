@@ -174,6 +174,8 @@ ROOMS = [
     "evaluate",
     "reporting",
     "report",
+    "diagnosis",
+    "doctor",
 ]
 
 

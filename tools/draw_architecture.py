@@ -94,7 +94,13 @@ GROUPS = [
         6,
     ),
     _group("Files for devices", "export torch_checkpoints", 0, 1, 7),
-    _group("Programs", "evaluation train evaluate reporting report", 0, 1, 8),
+    _group(
+        "Programs",
+        "evaluation train evaluate reporting report diagnosis doctor",
+        0,
+        1,
+        8,
+    ),
 ]
 
 
