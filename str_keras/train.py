@@ -74,8 +74,9 @@ def main() -> None:
 
     from str_keras.training import Interrupted, train_and_evaluate
 
+    again = f"--resume goes on, once there is {FLAGS.run_dir}/config.json"
     try:
-        with cli.terminating("terminated outside of the steps; --resume goes on"):
+        with cli.terminating(f"terminated outside of the steps: {again}"):
             result = train_and_evaluate(config, FLAGS.run_dir, FLAGS.resume, _command())
     except Interrupted as stop:
         status = cli.TERMINATED if stop.terminated else cli.INTERRUPTED
