@@ -108,15 +108,14 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "intermediate_dim": 32,
         "max_sequence_length": 8,
     },
-    "LlamaBackbone": {
+    "GemmaBackbone": {
         "vocabulary_size": 30,
         "num_layers": 2,
         "num_query_heads": 4,
         "num_key_value_heads": 2,
         "hidden_dim": 16,
         "intermediate_dim": 32,
-        # Untied, a second matrix waits for a head: no output of the backbone reads it.
-        "tie_word_embeddings": True,
+        "head_dim": 4,
     },
 }
 

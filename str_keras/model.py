@@ -276,11 +276,10 @@ def prepare(
     if not kernels:
         raise nothing_left(model, passed, "sparsify")
     copy = clone(model)
-    if len(copy.weights) != len(model.weights):
+    if [v.shape for v in copy.weights] != [v.shape for v in model.weights]:
         raise ValueError(
-            "A layer stands both inside and outside of a nested model, which a copy "
-            "cannot keep: build the model without nesting. "
-            f"Received: model={model.name}"
+            f"{_why_another(model)}. Received: model={model.name} with "
+            f"{len(model.weights)} weights, {len(copy.weights)} in a copy of it"
         )
     copy.set_weights(model.get_weights())
     finish_copy(copy)
@@ -296,6 +295,18 @@ def prepare(
     lacking = "renamed in a copy: its get_config lacks the name"
     reasons += [(path, lacking) for path in renamed]
     return copy, kept, reasons
+
+
+def _why_another(model: keras.Model) -> str:
+    if internals.tells_own_config(model):
+        return (
+            f"`get_config` of {type(model).__name__} does not tell all that makes the "
+            "model, so that no file of it could be loaded either: add what it lacks"
+        )
+    return (
+        "A layer stands both inside and outside of a nested model, which a copy cannot "
+        "keep: build the model without nesting"
+    )
 
 
 def _known_paths(model: keras.Model) -> list[str]:

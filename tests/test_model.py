@@ -465,6 +465,24 @@ def test_nested_models_that_cannot_be_copied_as_they_are():
     with pytest.raises(ValueError, match="both inside and outside"):
         stk.sparsify(keras.Model(x, shared(inner(x))))
 
+    class Backbone(keras.Model):
+        """As KerasHub's Llama of tied embeddings: a copy of it has another matrix."""
+
+        def __init__(self, tied=False, **kwargs):
+            dense = layers.Dense(4)
+            super().__init__(x, dense(dense(x) if tied else layers.Dense(4)(x)))
+
+        def get_config(self):
+            return {}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(**config)
+
+    assert len(stk.sparsify(Backbone()).thresholded) == 2
+    with pytest.raises(ValueError, match=r"of Backbone does not tell.*2 weights, 4 in"):
+        stk.sparsify(Backbone(tied=True))
+
 
 def test_quantizing_a_sparsified_model_is_refused_when_it_is_called():
     """The quantized layers would read their raw, dense kernels."""
