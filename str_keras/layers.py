@@ -333,18 +333,4 @@ class SoftThreshold(keras.layers.Wrapper):
         }
 
 
-__all__ = [
-    "GRANULARITIES",
-    "FastGRNN",
-    "FastGRNNCell",
-    "SoftThreshold",
-    "ThresholdedKernel",
-    "add_logit",
-    "call_substituted",
-    "check_kernels_are_read",
-    "check_learns",
-    "check_s_init",
-    "logit_shape",
-    "raise_precision",
-    "read_share",
-]
+__all__ = ["FastGRNN", "FastGRNNCell", "SoftThreshold"]

@@ -18,6 +18,8 @@ from keras.optimizers.schedules import LearningRateSchedule
 from str_keras.schedules import check_number
 from str_keras.thresholds import is_threshold_logit
 
+__all__ = ["SGD", "Adam", "AdamW"]
+
 Tensor = Any
 LearningRate = float | LearningRateSchedule | Callable[[], Any]
 

@@ -8,6 +8,8 @@ import textwrap
 from str_keras.learned import NETWORK
 from str_keras.steering import RAMP_SHARES
 
+__all__ = ["PRESETS", "Preset", "describe", "get_preset", "table"]
+
 SOURCES = {
     "learned": "g(s), s trained with the weights, one per layer, filter, weight, or "
     "network",

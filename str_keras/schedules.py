@@ -13,6 +13,8 @@ import keras
 import numpy as np
 from keras import ops
 
+__all__ = ["WarmupCosine", "WarmupSteps", "create", "evaluate"]
+
 Tensor = Any
 
 SCHEDULES = ("constant", "cosine", "step")

@@ -80,6 +80,7 @@ COLUMNS = (
     "sparse_bytes",
     "reason",
 )
+"""Columns of the per-layer table, in the order of its files: see `KernelRow`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "resnet101": ResNet101,
     "mobilenetv1": MobileNetV1,
 }
+"""Networks by the names that `--architecture` and `create` take."""
 
 __all__ = [
     "ARCHITECTURES",
