@@ -469,8 +469,9 @@ def test_nested_models_that_cannot_be_copied_as_they_are():
         """As KerasHub's Llama of tied embeddings: a copy of it has another matrix."""
 
         def __init__(self, tied=False, **kwargs):
-            dense = layers.Dense(4)
-            super().__init__(x, dense(dense(x) if tied else layers.Dense(4)(x)))
+            last = layers.Dense(4, name="last")
+            first = last if tied else layers.Dense(4, name="first")
+            super().__init__(x, last(first(x)))
 
         def get_config(self):
             return {}
