@@ -1,6 +1,6 @@
-# make quickstart | demo | test | test-runtimes | test-backends | test-parity | test-long |
-# coverage | docs | release-check | lint | types | clean: each sets up the environment it
-# needs.
+# make quickstart | demo | test | test-runtimes | test-backends | test-parity | test-docs |
+# test-long | coverage | docs | release-check | lint | types | clean: each sets up the
+# environment it needs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,8 +27,8 @@ TOOLS := $(TOOLS_VENV)/.use-$(shell sha256sum requirements-tools.lock | cut -c1-
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint requirements.lock
 
-.PHONY: help quickstart demo test test-runtimes test-backends test-parity test-long \
-	test-fast coverage docs release-check runtimes pquant hub lint types lock clean
+.PHONY: help quickstart demo test test-runtimes test-backends test-parity test-docs \
+	test-long test-fast coverage docs release-check runtimes pquant hub lint types lock clean
 
 help:
 	@echo "make quickstart  train dense and sparse twins on real images, report, export,"
@@ -38,9 +38,10 @@ help:
 	@echo "make test-runtimes   .tflite files on emulated CPUs and in Chromium"
 	@echo "make test-backends   the core on JAX and on PyTorch"
 	@echo "make test-parity     trainings beside PyTorch, tfmot and PQuantML"
-	@echo "make test-long   what takes long and is run before a release: not in CI"
+	@echo "make test-docs   the site is built without a warning, long snippets run"
+	@echo "make test-long   what takes long, and coverage, before a release: not in CI"
 	@echo "make test-fast   without the tests that train or start processes"
-	@echo "make coverage    the test suite, and what share of the package it runs"
+	@echo "make coverage    the test suite; fails where it runs less than 90 % of the package"
 	@echo "make docs        the site of the documentation, in site/"
 	@echo "make release-check   build, check and try what would be released"
 	@echo "make runtimes    the emulators and the browser of test-runtimes"
@@ -115,7 +116,7 @@ demo: $(USE)
 # Two processes: most of the time goes to tracing, which uses one core.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-TIERS := not runtimes and not backends and not parity and not long
+TIERS := not runtimes and not backends and not parity and not docs and not long
 
 test: $(DEVELOP)
 	$(PYTEST) -m "$(TIERS)"
@@ -126,12 +127,22 @@ test-backends: $(DEVELOP)
 test-parity: $(DEVELOP) $(TORCH) $(PQUANT)
 	$(PYTEST) --dist load -m parity
 
+test-docs: $(DEVELOP) $(TOOLS)
+	$(PYTEST) --dist load -m docs
+
+# What it says last is recorded in docs/releases.md, passed or not.
+RECORD := $(BIN)/python tools/record_release_tests.py
+
 test-long: $(DEVELOP) $(TOOLS)
-	$(PYTEST) --dist load -m long
+	$(PYTEST) --dist load -m "docs or long" --junitxml=build/long.xml; \
+	status=$$?; $(RECORD) --tests=build/long.xml && exit $$status
+	$(MAKE) coverage
 
 # The default suite alone: processes that tests start are measured too.
 coverage: $(DEVELOP)
-	$(PYTEST) -m "$(TIERS)" --cov --cov-report=term:skip-covered
+	$(PYTEST) -m "$(TIERS)" --cov --cov-report=term:skip-covered \
+		--cov-report=json:build/coverage.json; \
+	status=$$?; $(RECORD) --coverage=build/coverage.json && exit $$status
 
 # Emulators, an arm64 Python, a browser: into .runtimes or $STR_KERAS_RUNTIMES.
 runtimes: $(USE)

@@ -50,7 +50,7 @@ PRINTED = {
     "docs/device.md": ["has the form for sparse kernels"],
     "docs/export.md": ["ONNX float32", "OpenVINO float32", "int8_weights-sparse"],
     "docs/paper.md": ["nonzeros=2492045"],
-    "docs/target.md": ["straight_through"],
+    "docs/target.md": ["gradient: to w: G, to pruned weights too"],
 }
 
 
@@ -65,7 +65,7 @@ def pages():
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(p, marks=[pytest.mark.long] if p in LONG else []) for p in PAGES],
+    [pytest.param(p, marks=[pytest.mark.docs] if p in LONG else []) for p in PAGES],
 )
 def test_python_snippets_run_in_order(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

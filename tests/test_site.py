@@ -44,7 +44,7 @@ def test_every_public_name_is_in_the_reference():
 def site(tmp_path_factory):
     if not TOOLS.is_file():
         pytest.skip(
-            "no Python with mkdocs: run `make test-long`, which sets up .venv-tools, "
+            "no Python with mkdocs: run `make test-docs`, which sets up .venv-tools, "
             "or name one in STR_KERAS_TOOLS_PYTHON"
         )
     folder = tmp_path_factory.mktemp("site")
@@ -61,7 +61,7 @@ def site(tmp_path_factory):
     return folder
 
 
-@pytest.mark.long
+@pytest.mark.docs
 def test_site_is_built_without_a_warning(site):
     pages = {str(p.relative_to(site)) for p in site.rglob("*.html")}
     guides = {f"{p.stem}.html" for p in (ROOT / "docs").glob("*.md")}
@@ -77,7 +77,7 @@ def test_site_is_built_without_a_warning(site):
         assert (site / picture).is_file(), picture
 
 
-@pytest.mark.long
+@pytest.mark.docs
 def test_site_asks_no_other_server(site):
     for page in site.rglob("*.html"):
         text = page.read_text()
