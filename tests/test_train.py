@@ -471,6 +471,27 @@ def command(capsys):
     return call
 
 
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("terminated", [False, True])
+@pytest.mark.parametrize("in_steps", [False, True])
+def test_signals_have_statuses_of_their_own(
+    terminated, in_steps, command, tmp_path, monkeypatch
+):
+    """In the steps the trainer ends with a checkpoint; elsewhere there is nothing."""
+
+    def train_until_signal(*_):
+        if in_steps:
+            raise training.Interrupted("stopped; --resume goes on", terminated)
+        signal.raise_signal(signal.SIGTERM if terminated else signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(training, "train_and_evaluate", train_until_signal)
+    status, _, err = command(f"--run_dir={tmp_path / 'run'}")
+    assert status == (75 if terminated else 130)
+    assert ("--resume" in err) == (in_steps or terminated)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
