@@ -28,12 +28,35 @@ RECIPES: dict[str, dict[str, dict[float, Knobs]]] = {
             0.98: {**_TUNED, "threshold_decay": 5.3e-5},
             0.99: {**_TUNED, "threshold_decay": 1.3e-4},
         },
-    }
+    },
+    "fashion_resnet": {
+        "pquant_autosparse": {
+            0.80: {"decay": 0.0035},
+            0.90: {"decay": 0.0045},
+            0.95: {"decay": 0.0059},
+            0.98: {"decay": 0.0086},
+            0.99: {"decay": 0.013},
+        },
+        "pquant_dst": {
+            0.80: {**_FILTERS, "alpha": 0.00051},
+            0.90: {**_FILTERS, "alpha": 0.00089},
+            0.95: {**_FILTERS, "alpha": 0.00145},
+        },
+        "pquant_cs": {
+            0.80: {**_TUNED, "threshold_decay": 1.9e-6},
+            0.90: {**_TUNED, "threshold_decay": 3.8e-6},
+            0.95: {**_TUNED, "threshold_decay": 7.9e-6},
+            0.98: {**_TUNED, "threshold_decay": 2e-5},
+            0.99: {**_TUNED, "threshold_decay": 4e-5},
+        },
+    },
 }
 """Knobs by suite, method and level; `pquant_twin` says what a knob is.
 
-From runs of seed 0 (`calibrate_pquant`), on a line in the logarithm of density between
-two of them, for CS also beyond the last. Levels that are not here were not reached:
+From runs of seed 0 (`calibrate_pquant`, `calibrate_pquant_resnet`), on a line in the
+logarithm of density between two of them, for CS also beyond the first and the last.
+The ResNet lives at all of them. Levels of the MobileNet that are not here were not
+reached:
 - AutoSparse stays below 96 % from a decay of 0.01 on, at which sparsity no longer
   follows the decay; from an initial threshold of -20 too.
 - DST's loss becomes infinite: by filter from an alpha of 0.0018 on; with one for
@@ -59,7 +82,9 @@ TRIED: dict[str, dict[str, Sequence[Knobs]]] = {
     },
     "fashion_resnet": {
         "pquant_autosparse": [{"decay": d} for d in (0.003, 0.005, 0.008, 0.013, 0.02)],
-        "pquant_dst": [{**_FILTERS, "alpha": a} for a in (0.0005, 0.001, 0.0018)],
+        "pquant_dst": [
+            *({**_FILTERS, "alpha": a} for a in (0.0005, 0.001, 0.0018, 0.0027, 0.0044))
+        ],
         "pquant_cs": [
             {**_TUNED, "threshold_decay": d} for d in (5e-6, 1.5e-5, 5e-5, 1.5e-4)
         ],

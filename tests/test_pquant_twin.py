@@ -277,11 +277,11 @@ def test_its_calibration_has_a_run_for_each_knob(suite, calibrated):
 
 
 def test_a_suite_has_what_is_calibrated_for_its_data():
-    recipes = pquant_recipes.RECIPES["fashion_mobilenet"]
-    wanted = {(m, level) for m, levels in recipes.items() for level in levels}
-    cells = [c for c in suites.create("fashion_mobilenet_targets") if c.by_pquant]
-    assert {(cell.method, cell.level) for cell in cells} == wanted
-    assert len(cells) == 3 * len(wanted)
-    for name in ("fashion_resnet", "fashion_full_mobilenet", "cifar_mobilenet"):
+    for suite, recipes in pquant_recipes.RECIPES.items():
+        wanted = {(m, level) for m, levels in recipes.items() for level in levels}
+        cells = [c for c in suites.create(f"{suite}_targets") if c.by_pquant]
+        assert {(cell.method, cell.level) for cell in cells} == wanted
+        assert len(cells) == 3 * len(wanted)
+    for name in ("fashion_full_resnet", "fashion_full_mobilenet", "cifar_mobilenet"):
         cells = suites.create(f"{name}_targets")
         assert cells and not any(cell.by_pquant for cell in cells)

@@ -51,6 +51,22 @@ METHODS = {
         "--",
         True,
     ),
+    "str_filter_macs0.5": Method(
+        "STR, by filter, MACs 0.5",
+        "STR with a threshold per filter, which follow the root of MACs",
+        "#007C89",
+        "v",
+        ":",
+        True,
+    ),
+    "str_filter_macs1": Method(
+        "STR, by filter, MACs 1",
+        "STR with a threshold per filter, which follow MACs",
+        "#00505A",
+        "v",
+        "-.",
+        True,
+    ),
     "st3": Method("ST-3", "ST-3 (global quantile, rescaled)", "#C2185B", "h"),
     "st3_sigma": Method(
         "ST-3 sigma", "ST-3 with normalized quantiles", "#F06292", "h", "--", True
