@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from str_keras.internals import read_array
 from str_keras.layers import (
     ThresholdedKernel,
     add_logit,
@@ -17,21 +19,30 @@ from str_keras.layers import (
     logit_shape,
 )
 from str_keras.operators import Operator
+from str_keras.ranking import Keys
 from str_keras.selection import Kernel
 from str_keras.solving import OPEN, Loop
 from str_keras.sources import ThresholdModel, magnitudes
 from str_keras.targets import Target
-from str_keras.thresholds import OFFSET, THRESHOLD_LOGIT, get_g, ops
+from str_keras.thresholds import OFFSET, THRESHOLD_LOGIT, get_g
 
 NETWORK = "network"
+
+TOP = 0.5
+"""The threshold up to which a target presses: sigmoid(0), where decay takes s."""
+
+LEAST = 0.05
+"""The pressure on s that stays from there on, so that every target can be reached."""
 
 
 @keras.saving.register_keras_serializable("str_keras")
 class SparseModel(ThresholdModel):
     """A model with learnable thresholds on its kernels; made by `sparsify`.
 
-    With a target a common offset, which `SparsityRamp` sets, is added to every s: the
-    learned differences between them stay.
+    With a target `SparsityRamp` adds to s what decay would, and no more than it takes:
+    to that of each kernel in proportion to how far it is below g^-1(1/2), where decay
+    leads as well. So thresholds that are low rise faster, and the target spares layers
+    whose thresholds are high already; added alike to all s it starves them.
 
     Args:
         model: A built Functional or Sequential model, owned from now on.
@@ -112,24 +123,43 @@ class SparseModel(ThresholdModel):
             kernel.variable.dtype,
         )
 
-    def pruning_keys(self, pressure: np.ndarray) -> list[np.ndarray]:
-        """By kernel, for each weight, the offset of s from which on it is pruned."""
+    def pruning_keys(self, factors: np.ndarray) -> list[Keys]:
+        """By kernel, for each weight, the pressure from which on it is pruned."""
         inverse = self.g.inverse
+        assert inverse is not None  # the constructor asks
         keys = []
-        for item, factor in zip(self.thresholded, pressure, strict=True):
-            logits = np.asarray(ops.convert_to_numpy(item.logit), "float64")
-            assert inverse is not None  # the constructor asks
-            key = inverse(magnitudes(item)) - logits - math.log(factor)
-            keys.append(key.reshape(-1))
+        pressed = self._pressed(factors)
+        for item, start, room in zip(self.thresholded, *pressed, strict=True):
+            logits = np.asarray(read_array(item.logit), "float64") + start
+            function = functools.partial(_pressures, inverse, logits, room)
+            if logits.ndim:  # the order of the weights is not that of their size
+                shape = item.kernel.variable.shape
+                keys.append(Keys(function(magnitudes(item).reshape(shape)).reshape(-1)))
+            else:
+                keys.append(Keys(magnitudes(item), function))
         return keys
 
     def lead(self, reached: float, progress: float, loop: Loop | None) -> Any:
-        """Sets the offsets."""
+        """Adds to the offsets."""
         if loop is None:
             return None
         levels, kept = loop.solve(reached)
-        self.offsets.assign((levels + np.log(loop.pressure())).astype("float32"))
+        starts, rooms = self._pressed(loop.pressure())
+        offsets = np.where(levels <= OPEN, OPEN, starts + levels * rooms)
+        self.offsets.assign(offsets.astype("float32"))
         return kept
+
+    def _pressed(self, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """By kernel its offset, and what a pressure of 1 adds to it: `(kernels,)`."""
+        offsets = np.asarray(read_array(self.offsets), "float64")
+        offsets = np.where(offsets <= OPEN, 0.0, offsets)
+        assert self.g.inverse is not None  # the constructor asks
+        top = float(self.g.inverse(np.array(TOP)))
+        if not math.isfinite(top):  # a g without such thresholds: all alike
+            return offsets, np.ones(len(offsets))
+        logits = np.array([np.mean(read_array(i.logit)) for i in self.thresholded])
+        rooms = top + np.log(factors) - logits.astype("float64") - offsets
+        return offsets, np.maximum(rooms, LEAST)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, the model inside serialized."""
@@ -139,3 +169,12 @@ class SparseModel(ThresholdModel):
             "g": self.g.name,
             "granularity": self.granularity,
         }
+
+
+def _pressures(
+    inverse: Callable[[np.ndarray], np.ndarray],
+    logits: np.ndarray,
+    room: float,
+    sizes: np.ndarray,
+) -> np.ndarray:
+    return (inverse(sizes.astype("float64")) - logits) / room

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from str_keras.internals import full_precision
 from str_keras.layers import raise_precision, read_share
 from str_keras.operators import Operator, apply_threshold
+from str_keras.ranking import Keys
 from str_keras.selection import Kernel
 from str_keras.solving import Loop
 from str_keras.sources import ThresholdModel, magnitudes
@@ -187,11 +189,11 @@ class LeveledModel(ThresholdModel):
         self.__dict__["thresholded"] = items
         return items
 
-    def pruning_keys(self, pressure: np.ndarray) -> list[np.ndarray]:
+    def pruning_keys(self, pressure: np.ndarray) -> list[Keys]:
         """By kernel, for each weight, the common level from which on it is pruned."""
         factors = self.scales * pressure
         return [
-            magnitudes(item).reshape(-1) / factor
+            Keys(magnitudes(item), functools.partial(_divided, factor))
             for item, factor in zip(self.thresholded, factors, strict=True)
         ]
 
@@ -208,7 +210,7 @@ class LeveledModel(ThresholdModel):
             levels = levels * course
             keys = self.pruning_keys(loop.pressure())
             pairs = zip(keys, levels, strict=True)
-            kept = np.array([np.count_nonzero(key > level) for key, level in pairs])
+            kept = np.array([key.count_above(level) for key, level in pairs])
         self.levels.assign((np.maximum(levels, 0.0) * factors).astype("float32"))
         return kept
 
@@ -221,3 +223,7 @@ class LeveledModel(ThresholdModel):
             "level": self.level,
             "rescale": self.rescale,
         }
+
+
+def _divided(factor: float, sizes: np.ndarray) -> np.ndarray:
+    return sizes.astype("float64") / factor

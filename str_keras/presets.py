@@ -74,8 +74,9 @@ _ACTIVE = "to w: G where |w| > t, else 0"
 _ALL = "to w: G, to pruned weights too"
 _ONE = "one for all kernels, shape ()"
 _OFFSET = (
-    "With a target a common offset, anew at each change of the ramp, is added to every "
-    "s; without one the gradient and decay of s decide the sparsity, as published."
+    "With a target the ramp presses on s as decay would, by an offset: what a kernel's "
+    "grows by is in proportion to g^-1(1/2) - s; without one the gradient and decay of "
+    "s decide the sparsity, as published."
 )
 _ST3 = (
     "Each filter is scaled by 1.01 / (r + 0.01), r = mean |w| of what is left of it / "

@@ -7,6 +7,7 @@ Source: GMP, Zhu and Gupta 2017, https://arxiv.org/abs/1710.01878; DNW, Wortsman
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from str_keras.internals import full_precision
 from str_keras.layers import raise_precision, read_share
 from str_keras.model import prepare
 from str_keras.operators import Operator, apply_threshold, get_backward
+from str_keras.ranking import Keys
 from str_keras.selection import Kernel, Skip, select
 from str_keras.solving import Loop
 from str_keras.sources import ThresholdModel
@@ -151,10 +153,13 @@ class PrunedModel(ThresholdModel):
         """Whether anything changes past the ramp: only an annealed share does."""
         return self.backward.constant is None
 
-    def pruning_keys(self, pressure: np.ndarray) -> list[np.ndarray]:
+    def pruning_keys(self, pressure: np.ndarray) -> list[Keys]:
         """By kernel the rates from which on its smallest, second, ... weight goes."""
         sizes = [math.prod(item.kernel.variable.shape) for item in self.thresholded]
-        return [np.arange(1, size + 1) / size for size in sizes]
+        return [
+            Keys(np.arange(1, size + 1), functools.partial(_rates, size))
+            for size in sizes
+        ]
 
     def lead(self, reached: float, progress: float, loop: Loop | None) -> Any:
         """Sets the numbers of weights kept."""
@@ -168,6 +173,10 @@ class PrunedModel(ThresholdModel):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, the model inside serialized."""
         return {**super().get_config(), "rates": self.rates}
+
+
+def _rates(size: int, ranks: np.ndarray) -> np.ndarray:
+    return ranks / size
 
 
 def _check_rates(rates: Mapping[str, float]) -> None:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from str_keras.budget.counting import geometry
 from str_keras.budget.file_size import FileSize
+from str_keras.ranking import Keys, Pool, first
 from str_keras.targets import Target
 
 OPEN = -1e4
 """The level that prunes nothing, and is a number: g(s - 1e4) = 0."""
+
+MARGIN = 24
+"""Keys of the sample on each side of the guess between which a level is looked for."""
 
 
 class Loop:
     """Solves for the level that all kernels share; made once for a model.
 
     A weight is pruned if its key is at most the level of its kernel. Keys are the
-    model's: g^-1(|w|) - s of learned thresholds, so that the level is what is added to
-    every s and the learned differences between the layers stay; |w| over the layer's
-    scale of global quantiles; the rank in its kernel of quantiles by layer.
+    model's (`Keys`): of learned thresholds (g^-1(|w|) - s) / r, so that the level is
+    the pressure under which s rises by r times it, r as `SparseModel` says; |w| over
+    the layer's scale of global quantiles; the rank in its kernel of quantiles by layer.
 
     Args:
         model: With a target, and `thresholded` and `pruning_keys()`.
@@ -133,49 +137,72 @@ class Loop:
             Two arrays `(kernels,)`: the level of each kernel, float64, equal but where
             a floor holds it; and the weights it keeps, int64.
         """
-        keys = [np.sort(key) for key in self.model.pruning_keys(self.pressure())]
-        limit = self.limit_at(reached)
+        keys: list[Keys] = self.model.pruning_keys(self.pressure())
         if reached <= 0:
-            kept = np.array([np.count_nonzero(key > OPEN) for key in keys])
+            kept = np.array([key.count_above(OPEN) for key in keys])
             return np.full(len(keys), OPEN), kept
-        common = self._common(keys, limit)
-        kept = self._kept(keys, common)
+        common, counts = self._common(keys, self.limit_at(reached))
         levels = np.full(len(keys), common)
-        for i, (key, floor) in enumerate(zip(keys, self.floors, strict=True)):
-            if np.count_nonzero(key > common) < floor:
-                levels[i] = _between(key, int(floor))
-        return levels, kept
+        for i in np.flatnonzero(counts < self.floors):
+            levels[i] = _between(keys[i], int(self.floors[i]))
+        return levels, np.maximum(counts, self.floors)
 
-    def _kept(self, keys: Sequence[np.ndarray], level: float) -> np.ndarray:
-        counts = [key.size - np.searchsorted(key, level, "right") for key in keys]
-        return np.maximum(counts, self.floors)
+    def _within(self, counts: np.ndarray, limit: float) -> bool:
+        return self.cost(np.maximum(counts, self.floors)) <= limit
 
-    def _common(self, keys: Sequence[np.ndarray], limit: float) -> float:
-        """The lowest level whose cost is within the limit, by bisection."""
-        finite = [key[np.isfinite(key)] for key in keys]
-        low = min((key[0] for key in finite if key.size), default=0.0)
-        high = max((key[-1] for key in finite if key.size), default=0.0)
-        low -= 1.0
-        if self.cost(self._kept(keys, low)) <= limit:
-            return low
+    def _common(self, keys: list[Keys], limit: float) -> tuple[float, np.ndarray]:
+        """The lowest level whose cost is within the limit, and what is above it.
+
+        Looked for about where a sample of the keys has it: to sort all of them took
+        most of the time of a change.
+        """
+        samples = [key.sample() for key in keys]
+        few = Pool([sample.keys for sample in samples])
+        pairs = list(zip(keys, samples, strict=True))
+        shares = [key.values.size / max(some.keys.size, 1) for key, some in pairs]
+
+        def is_enough(level: float) -> bool:
+            counts = np.rint(few.count_above(level) * shares)
+            return self._within(counts.astype(self.sizes.dtype), limit)
+
+        known = few.keys[np.isfinite(few.keys)]
+        place, margin = first(known, is_enough), MARGIN
         while True:
-            middle = (low + high) / 2
-            if not low < middle < high:
-                break
-            if self.cost(self._kept(keys, middle)) <= limit:
-                high = middle
-            else:
-                low = middle
+            start, end = place - margin, place + margin
+            low = known[start] if start >= 0 else -math.inf
+            high = known[end] if end < known.size else math.inf
+            windows = [key.window(sample, low, high) for key, sample in pairs]
+            pool = Pool([k for k, _ in windows], [above for _, above in windows])
+            found = self._inside(pool, low, high, limit)
+            if found is not None:
+                return found
+            margin *= 8
+
+    def _inside(
+        self, pool: Pool, low: float, high: float, limit: float
+    ) -> tuple[float, np.ndarray] | None:
+        """`_common`, if it is in [low, high); else None."""
+        finite = pool.keys[np.isfinite(pool.keys)]
+        lowest = low if low > -math.inf else (finite[0] if finite.size else 0.0) - 1.0
+        if self._within(pool.count_above(lowest), limit):
+            return (lowest, pool.count_above(lowest)) if low == -math.inf else None
+        levels = finite[(lowest <= finite) & (finite < high)]
+        place = first(levels, lambda x: self._within(pool.count_above(x), limit))
+        if place == levels.size and high < math.inf:
+            return None
+        # Where all that has a level is not enough, the last one is taken.
+        level = levels[min(place, levels.size - 1)] if levels.size else lowest
         # Midway to the next key above: rounding in the model decides nothing.
-        above = [key[np.searchsorted(key, high, "right") :] for key in keys]
-        following = min((key[0] for key in above if key.size), default=high)
-        return (high + following) / 2 if math.isfinite(following) else high
+        above = pool.keys[pool.keys.searchsorted(level, "right") :]
+        if above.size and math.isfinite(above[0]):
+            # Of two neighbors it is one of them, and not the upper.
+            level = min((level + above[0]) / 2, np.nextafter(above[0], -math.inf))
+        return float(level), pool.count_above(level)
 
 
-def _between(key: np.ndarray, kept: int) -> float:
-    """A level that keeps so many of the sorted keys."""
-    upper = key[key.size - kept]
-    lower = key[key.size - kept - 1] if kept < key.size else -math.inf
+def _between(key: Keys, kept: int) -> float:
+    """A level that keeps so many of the keys."""
+    lower, upper = key.between(kept)
     if not math.isfinite(lower):
-        return OPEN if kept == key.size else upper - abs(upper) - 1
+        return OPEN if kept == key.values.size else upper - abs(upper) - 1
     return (lower + upper) / 2 if math.isfinite(upper) else lower + 1e-3

@@ -9,13 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from str_keras.internals import read_array
 from str_keras.model import SubstitutedModel
 from str_keras.operators import Operator, get_backward, get_operator
 from str_keras.selection import Kernel
 from str_keras.solving import Loop
 from str_keras.steering import RAMP_SHARES, SparsityRamp
 from str_keras.targets import Target, as_target
-from str_keras.thresholds import LED, LED_STEP, SHARE, ops
+from str_keras.thresholds import LED, LED_STEP, SHARE
 
 
 class ThresholdModel(SubstitutedModel):
@@ -138,6 +139,6 @@ class ThresholdModel(SubstitutedModel):
 
 
 def magnitudes(item: Any) -> np.ndarray:
-    """|w| of a raw kernel as float64, in the kernel's shape."""
-    raw = ops.convert_to_numpy(item.kernel.variable)
-    return np.abs(np.asarray(raw).astype("float64"))
+    """|w| of a raw kernel, `(weights,)`: float64 of float64, else float32."""
+    raw = np.asarray(read_array(item.kernel.variable)).reshape(-1)
+    return np.abs(raw if raw.dtype == "float64" else raw.astype("float32", copy=False))

@@ -91,27 +91,47 @@ def test_training_ends_at_the_target(arguments):
         assert {c.limit for c in late} == {late[0].limit}
 
 
-def test_the_offset_keeps_the_differences_of_the_layers():
-    """A weight is pruned where g^-1(|w|) - s is at most the offset, by NumPy."""
-    model = stk.sparsify(make_net(), -8.0, "sigmoid", target_sparsity=0.8)
-    for shift, item in enumerate(find_thresholded(model)):
-        item.logit.assign(-8.0 + shift)
-    model.fit = None
+def inverse_of(g, t):
+    with np.errstate(divide="ignore"):
+        return np.log(t) if g == "exp" else np.log(t) - np.log1p(-t)
+
+
+@pytest.mark.parametrize("granularity", ["layer", "filter"])
+@pytest.mark.parametrize("g", ["sigmoid", "exp"])
+def test_the_target_presses_as_decay_does(g, granularity):
+    """By NumPy: s of a kernel rises in proportion to how far it is below g^-1(1/2)."""
+    arguments = {"target_sparsity": 0.8, "min_per_channel": 0}
+    model = stk.sparsify(make_net(), -8.0, g, granularity=granularity, **arguments)
+    items = list(find_thresholded(model))
+    for shift, item in enumerate(items):
+        spread = np.linspace(0, 1, numpy(item.logit).size)
+        item.logit.assign(np.reshape(-3.0 + shift + spread, item.logit.shape))
     loop = stk.steering.Loop(model)
-    loop_levels, kept = loop.solve(1.0)
-    keys, sizes = [], []
-    for item in find_thresholded(model):
-        w = np.abs(numpy(item.kernel.variable).astype("float64"))
-        keys.append((np.log(w / (1 - w)) - float(item.logit)).ravel())
-        sizes.append(w.size)
-    drop = sum(sizes) - round(sum(sizes) * 0.2)
-    ordered = np.sort(np.concatenate(keys))
-    assert ordered[drop - 1] < loop_levels[0] < ordered[drop]
-    assert len(set(loop_levels)) == 1
-    assert kept.tolist() == [int((key > loop_levels[0]).sum()) for key in keys]
-    model.follow(1.0, 1.0, loop)
-    found = [int((numpy(i.sparse()) != 0).sum()) for i in find_thresholded(model)]
-    assert found == kept.tolist()
+    offsets = np.zeros(len(items))
+    for reached in (0.5, 0.7, 0.7, 1.0):
+        rooms = [
+            max(float(inverse_of(g, 0.5)) - numpy(i.logit).mean() - o, 0.05)
+            for i, o in zip(items, offsets, strict=True)
+        ]
+        keys = []
+        for item, offset, room in zip(items, offsets, rooms, strict=True):
+            w = np.abs(numpy(item.kernel.variable).astype("float64"))
+            keys.append(
+                ((inverse_of(g, w) - numpy(item.logit) - offset) / room).ravel()
+            )
+        ordered = np.sort(np.concatenate(keys))
+        limit = round(0.2 * len(ordered))
+        drop = len(ordered) - int(len(ordered) + (limit - len(ordered)) * reached)
+        pressures, kept = loop.solve(reached)
+        assert ordered[drop - 1] < pressures[0] < ordered[drop]
+        assert len(set(pressures)) == 1
+        assert kept.tolist() == [int((key > pressures[0]).sum()) for key in keys]
+        model.follow(reached, 1.0, loop)
+        found = [int((numpy(i.sparse()) != 0).sum()) for i in items]
+        assert found == kept.tolist()
+        offsets = offsets + pressures * rooms
+        np.testing.assert_allclose(numpy(model.offsets), offsets, rtol=1e-5, atol=1e-6)
+        offsets = numpy(model.offsets).astype("float64")
 
 
 def test_floors_hold():

@@ -74,7 +74,7 @@ GROUPS = [
         1,
         2,
     ),
-    _group("What a model holds and costs", "targets budget solving", 0, 1, 3),
+    _group("What a model holds and costs", "targets budget ranking solving", 0, 1, 3),
     _group(
         "Where thresholds come from",
         "steering sources learned leveled pruning presets sparsifying",
