@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from descriptors import BY_NAME
 from export_models import fill, nonzeros, sparse_cnn
 
 from str_keras import data, export
@@ -230,6 +231,17 @@ def test_zeros_of_every_kind_of_layer_arrive(tmp_path, kind):
     assert report.nonzeros == report.model_nonzeros == nonzeros(model)
     assert report.params == sum(w.numpy().size for w in model.weights if w.ndim > 1)
     assert report.densify_ops == densify_ops
+
+
+@pytest.mark.parametrize("name", ["attention", "grouped_attention"])
+def test_an_input_that_several_projections_read(tmp_path, name):
+    """What reads an input together with others has nobody that produced it."""
+    model = BY_NAME[name].net()
+    fill(model, 0.5)
+    report = export.tflite(model, tmp_path / "model.tflite")
+    kernels = [w.numpy() for w in model.weights if w.name == "kernel"]
+    assert report.nonzeros == sum(map(np.count_nonzero, kernels))
+    assert report.params == sum(kernel.size for kernel in kernels)
 
 
 def shared_layer():

@@ -165,7 +165,10 @@ class Rewriting:
             for tensor in self._reads(i):
                 readers = len(self.subgraph.readers(tensor))
                 if inside[tensor] != readers:
-                    cause = Cause(_SHARED, self.subgraph.producers[tensor])
+                    producer = self.subgraph.producers.get(tensor)
+                    cause = Cause(_ENTRY, i)  # of the input itself
+                    if producer is not None:
+                        cause = Cause(_SHARED, producer)
                     if inside[tensor] > readers:
                         cause = Cause(_TWICE, i)
                     self._off.setdefault(self._leaders[i], cause)
