@@ -190,7 +190,7 @@ def test_skipped_layers_stay_dense_and_the_others_have_the_sparsity(rule):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_apply_keeps_the_largest_of_each_kind_of_layer(case):
-    model = keras.Sequential([keras.Input(case.input_shape), case.create()])
+    model = case.net()
     before = [np.array(w) for w in model.get_weights()]
     pruned = uniform(model, 0.6875).apply(model)  # exact in binary
     for old, weight in zip(before, model.get_weights(), strict=True):
