@@ -6,16 +6,18 @@ import dataclasses
 import functools
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 
+from str_keras.internals import read_array
 from str_keras.layers import GRANULARITIES
 from str_keras.learned import NETWORK, SparseModel
 from str_keras.leveled import LeveledModel
 from str_keras.model import prepare
-from str_keras.operators import Backward, Operator
+from str_keras.operators import Backward, Operator, get_backward
 from str_keras.presets import (
     FEATHER_HALF,
     PRESETS,
@@ -26,7 +28,7 @@ from str_keras.presets import (
 )
 from str_keras.pruning import PrunedModel
 from str_keras.registries import check_free
-from str_keras.selection import Skip
+from str_keras.selection import Skip, select
 from str_keras.targets import Target
 
 
@@ -99,6 +101,25 @@ def make_target(
     return Target(sparsity, macs, bytes, **given)  # type: ignore[arg-type]
 
 
+def _warn_of_zeros(model: keras.Model, kernels: list[str]) -> None:
+    """Warns of kernels that a masked gradient never moves."""
+    zeros = [
+        kernel.path
+        for kernel in select(model)[0]
+        if kernel.path in kernels and not read_array(kernel.variable).any()
+    ]
+    if zeros:
+        warnings.warn(
+            "All weights of these kernels are 0: no threshold keeps one of them, and "
+            "pruned weights get no gradient, so they stay 0. Give them other initial "
+            "values, leave them dense by `skip`, or choose "
+            'backward="straight_through" (preset st3). '
+            f"Received: {', '.join(zeros)}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
 def sparsify(
     model: keras.Model,
     s_init: float | None = None,
@@ -165,6 +186,9 @@ def sparsify(
         A `SparseModel` (learned), `LeveledModel` (global) or `PrunedModel` (by layer),
         not compiled.
 
+    Warns:
+        RuntimeWarning: if all weights of a kernel are 0, and would stay so.
+
     Raises:
         TypeError: if `model` is no model, or a rule of `skip` of no known kind.
         ValueError: if the model is not built, subclassed, has thresholds already or no
@@ -225,6 +249,8 @@ def sparsify(
             f"Received: {preset=}, threshold={chosen['threshold']!r}"
         )
     copy, kernels, passed = prepare(model, skip, policy)
+    if get_backward(chosen["backward"]).constant == 0:
+        _warn_of_zeros(copy, kernels)
     common = {
         "operator": chosen["operator"],
         "backward": chosen["backward"],

@@ -242,7 +242,13 @@ def _read(path: pathlib.Path | None, settings: dict[str, Any]) -> list[Trial]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         trials = [Trial(**trial) for trial in stored.pop("trials")]
-    except (ValueError, TypeError, KeyError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"{path} is no record of tune: {error}") from error
     if stored != settings:
         changed = [name for name in settings if stored.get(name) != settings[name]]

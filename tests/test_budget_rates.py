@@ -453,7 +453,7 @@ def test_files_that_are_not_there(tmp_path):
 
 
 def test_bad_rates():
-    with pytest.raises(ValueError, match=r"name it\. Received: path=''"):
+    with pytest.raises(ValueError, match=r"in one line\. Received: path=''"):
         Budget("", {"": 0.5})
     with pytest.raises(TypeError, match="named by paths"):
         Budget("", {3: 0.5})

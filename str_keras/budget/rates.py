@@ -83,8 +83,8 @@ class Budget:
 
     Raises:
         TypeError: if a path is no string.
-        ValueError: if there is no rate, a path is empty, a rate is not in [0, 1], or a
-            layer has two.
+        ValueError: if there is no rate, a path is empty or has several lines, a rate is
+            not in [0, 1], or a layer has two.
     """
 
     name: str
@@ -98,9 +98,10 @@ class Budget:
         for path, rate in self.rates.items():
             if not isinstance(path, str):
                 raise TypeError(f"Rates are named by paths. Received: path={path!r}")
-            if not path.strip():
+            # A break of lines does not come back from every table.
+            if not path.strip() or {"\r", "\n"} & set(path):
                 raise ValueError(
-                    f"A rate is of a layer: name it. Received: path={path!r}"
+                    f"A rate is of a layer: name it in one line. Received: {path=}"
                 )
             number = isinstance(rate, Real) and not isinstance(rate, bool)
             if not number or not 0 <= rate <= 1:  # NaN is neither

@@ -49,6 +49,8 @@ def read_json(path: pathlib.Path, required: dict[str, type]) -> dict[str, Any]:
         record = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise damaged(path, f"it is no JSON ({error})") from error
+    except RecursionError:
+        raise damaged(path, "its JSON is nested too deeply") from None
     if not isinstance(record, dict):
         raise damaged(path, "it holds no table of names and values")
     for name, kind in required.items():
