@@ -10,7 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from str_keras.forecasting import Forecast
-from str_keras.internals import iterations, read_state_before_step
+from str_keras.internals import (
+    batches_seen,
+    iterations,
+    read_state_before_step,
+)
 from str_keras.model import find_thresholded
 from str_keras.monitoring import ModelCallback
 
@@ -22,7 +26,7 @@ class LossWatch(ModelCallback):
     is noise, so means over a hundredth of the training are compared, one with the next.
 
     Args:
-        steps: Of the whole training.
+        steps: Of the whole training, in batches where a step takes several.
     """
 
     def __init__(self, steps: int):
@@ -37,7 +41,7 @@ class LossWatch(ModelCallback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Finds the step; `fit` gives the mean loss of the epoch so far."""
         read_state_before_step(self.model)
-        self.step = iterations(self.model)
+        self.step = batches_seen(self.model)
         if not self.cut:
             self.mean, self.taken = 0.0, 0
         self.cut, self.before = False, self.taken
@@ -45,7 +49,7 @@ class LossWatch(ModelCallback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Takes the loss of the step out of the mean."""
         mean = float((logs or {}).get("loss", 0.0))
-        taken = self.before + batch + 1
+        taken = self.before + self.taken_until(batch)
         steps = taken - self.taken
         loss = (mean * taken - self.mean * self.taken) / max(steps, 1)
         self.mean, self.taken = mean, taken

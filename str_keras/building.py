@@ -86,6 +86,7 @@ def create_optimizer(config: TrainConfig, steps: int) -> optimizers.SGD:
         warmup_epochs=config.warmup_epochs,
         per_epoch=not config.smooth_schedule,
     )
+    parts = config.gradient_accumulation_steps
     return optimizers.SGD(
         schedule,
         momentum=config.momentum,
@@ -93,6 +94,7 @@ def create_optimizer(config: TrainConfig, steps: int) -> optimizers.SGD:
         weight_decay=config.weight_decay,
         threshold_decay=config.threshold_decay,
         decay_batch_norm=config.decay_batch_norm,
+        gradient_accumulation_steps=None if parts == 1 else parts,
     )
 
 
@@ -162,7 +164,9 @@ def create(
     Raises:
         ValueError: if a value does not fit the net: `skip`, `weights`, `budget`.
     """
-    optimizer = create_optimizer(config, steps)
+    optimizer: Any = create_optimizer(config, steps)
+    if config.precision == "mixed_float16":
+        optimizer = optimizers.LossScaleOptimizer(optimizer)
     model: Any = create_dense(config, image_shape, classes)
     if config.is_preset and config.sparsity is None:
         model = _sparsified(config, model)
@@ -180,6 +184,7 @@ def create(
             ),
         ],
         jit_compile=config.xla,
+        steps_per_execution=config.steps_per_execution,
     )
     return model
 

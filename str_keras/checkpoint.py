@@ -129,6 +129,11 @@ def check(path: str | os.PathLike[str]) -> None:
         )
 
 
+def _check_is_there(path: str | os.PathLike[str]) -> None:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no such model. Received: model={path}")
+
+
 def load_model(path: str | os.PathLike[str], compile: bool = False) -> Any:
     """Loads a .keras file: sparsified, hand-wrapped or plain.
 
@@ -141,8 +146,7 @@ def load_model(path: str | os.PathLike[str], compile: bool = False) -> Any:
         DamagedError: if it is no whole file.
         ValueError: if it is no model that Keras can load, with the reason.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no such model. Received: model={path}")
+    _check_is_there(path)
     check(path)
     try:
         return keras.saving.load_model(path, compile=compile)
@@ -161,29 +165,38 @@ def load(path: str | os.PathLike[str]) -> tuple[keras.Model, Progress]:
         DamagedError: if it is not what was written, or has no checksum.
         ValueError: if it has no progress in it, or Keras cannot load it.
     """
-    if os.path.isfile(path) and _read_checksum(path) is None:
+    _check_is_there(path)
+    if _read_checksum(path) is None:
         raise DamagedError(
             "The file holds no training to go on with, or is damaged: it does not end "
             f"with a checksum. Received: {path}"
         )
-    model = load_model(path, compile=True)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            progress = Progress(**json.loads(archive.read(_MEMBER)))
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"The file holds a model but no training to go on with. Received: {path}"
-        ) from error
+    # Open already: of several processes that load it, one may rename it meanwhile.
+    with open(path, "rb") as file:
+        model = load_model(path, compile=True)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                progress = Progress(**json.loads(archive.read(_MEMBER)))
+        except (KeyError, ValueError, TypeError) as error:
+            raise ValueError(
+                "The file holds a model but no training to go on with. "
+                f"Received: {path}"
+            ) from error
     return model, progress
 
 
 def load_newest(
-    last: pathlib.Path, previous: pathlib.Path
+    last: pathlib.Path, previous: pathlib.Path, writes: bool = True
 ) -> tuple[Any, Progress] | None:
     """Loads `last`, or if that is damaged or missing `previous`, and says so.
 
     `previous` is then renamed to `last`: the next `save` would else keep the damaged
     file in the place of the good one.
+
+    Args:
+        last: The newest checkpoint.
+        previous: The one before.
+        writes: Whether this process may rename: one of several that load it together.
 
     Returns:
         Model and progress; None if there is neither file.
@@ -209,7 +222,8 @@ def load_newest(
                 f"epoch {progress.epoch}{steps}",
                 file=sys.stderr,
             )
-            previous.replace(last)
+            if writes:
+                previous.replace(last)
         return model, progress
     if problem is None:
         return None

@@ -75,7 +75,20 @@ class TrainConfig:
         "decodes all of them first, and leaves those out.",
     )
     epochs: int = _option(100, "Passes over the training images.")
-    batch_size: int = _option(256, "Images a step, over all replicas together.")
+    batch_size: int = _option(
+        256, "Images a step, over all replicas (and workers) together."
+    )
+    gradient_accumulation_steps: int = _option(
+        1,
+        "Parts that a step takes its batch in, one after the other: less memory, the "
+        "same step (but for batch normalization, which sees a part at a time). One "
+        "device only.",
+    )
+    steps_per_execution: int = _option(
+        1,
+        "Batches a call of the compiled program. Thresholds on a ramp, alarms and "
+        "signals wait for its end. One device only.",
+    )
     lr: float = _option(0.256, "Peak learning rate.")
     warmup_epochs: int = _option(5, "Epochs of linear warm-up to the peak.")
     schedule: str = _option("cosine", "cosine, constant or step, after the warm-up.")
@@ -178,7 +191,11 @@ class TrainConfig:
         False, "Deterministic operations: two runs equal bit for bit; slower on GPUs."
     )
     precision: str = _option("float32", "float32, mixed_float16 or mixed_bfloat16.")
-    strategy: str = _option("auto", f"tf.distribute: {', '.join(STRATEGIES)}.")
+    strategy: str = _option(
+        "auto",
+        f"tf.distribute: {', '.join(STRATEGIES)}. multi_worker_mirrored: every worker "
+        "runs this command, with TF_CONFIG set, on one shared --run_dir.",
+    )
     synchronized_batch_norm: bool = _option(
         False,
         "Batch statistics over all replicas. Off, each replica normalizes by its own "
@@ -210,6 +227,8 @@ class TrainConfig:
         ranges: tuple[tuple[str, float, float], ...] = (
             ("epochs", 1, math.inf),
             ("batch_size", 1, math.inf),
+            ("gradient_accumulation_steps", 1, math.inf),
+            ("steps_per_execution", 1, math.inf),
             ("evaluate_every", 1, math.inf),
             ("image_size", 0, math.inf),
             ("warmup_epochs", 0, self.epochs),
@@ -237,6 +256,13 @@ class TrainConfig:
                     f"Received: {name}={value!r}"
                 )
 
+        parts = self.gradient_accumulation_steps
+        if self.batch_size % parts:
+            raise ValueError(
+                "--batch_size is that of a step and must be a multiple of the parts it "
+                f"is taken in. Received: batch_size={self.batch_size}, "
+                f"gradient_accumulation_steps={parts}"
+            )
         self._check_rates()
         self._check_target()
 

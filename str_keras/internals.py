@@ -171,3 +171,66 @@ def iterations(model: keras.Model) -> int:
     optimizer: Any = model.optimizer
     counter = getattr(optimizer, "inner_optimizer", optimizer).iterations
     return int(ops.convert_to_numpy(counter))
+
+
+def batches_seen(model: keras.Model) -> int:
+    """Batches that a model has trained on: several a step where gradients accumulate.
+
+    Keras counts those, and gives out what they divide to.
+    """
+    ops: Any = keras.ops  # untyped there
+    optimizer: Any = model.optimizer
+    counter = getattr(optimizer, "inner_optimizer", optimizer)._iterations
+    return int(ops.convert_to_numpy(counter))
+
+
+def mend_fit_of_workers() -> None:
+    """Lets `fit` and `evaluate` run under MultiWorkerMirroredStrategy.
+
+    Keras 3.15.1 fails there in two places of its TensorFlow trainer, both of which
+    reduce what cannot be reduced. Other strategies go the way they went.
+
+    1. `TensorFlowTrainer._maybe_symbolic_build` builds the model by the mean of the
+       first batch over the replicas, `strategy.reduce("MEAN", batch, axis=None)`. A
+       worker has values of its own replicas alone, in a PerReplica, and TensorFlow
+       raises "Attempt to convert a value (PerReplica) with an unsupported type to a
+       Tensor". Of the batch only shape and dtype are read, so the first of
+       `strategy.experimental_local_results` does, under any strategy.
+    2. `reduce_per_replica` takes the mean of each step's loss and metrics by
+       `strategy.reduce("MEAN", value, axis=0)`. They are scalars: "Invalid reduction
+       dimension 0 for input with 0 dimensions". With `axis=None` it is the mean over
+       the replicas of all workers, as under the other strategies.
+    """
+    import tensorflow as tf
+    from keras.src.backend.tensorflow import trainer
+
+    if hasattr(trainer.reduce_per_replica, "mended"):
+        return
+    plain_build = trainer.TensorFlowTrainer._maybe_symbolic_build
+    plain_reduce = trainer.reduce_per_replica
+
+    def has_workers(strategy: Any) -> bool:
+        kind = tf.distribute.MultiWorkerMirroredStrategy
+        return isinstance(strategy, kind) and strategy.extended._in_multi_worker_mode()
+
+    def build(self: Any, iterator: Any = None, data_batch: Any = None) -> None:
+        strategy = self._distribute_strategy
+        if iterator is not None and has_workers(strategy):
+            _, _, batches = next(iter(iterator))
+            data_batch = keras.tree.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0],
+                next(batches),
+            )
+            iterator = None
+        plain_build(self, iterator, data_batch)
+
+    def reduce(values: Any, strategy: Any, reduction: str) -> Any:
+        if reduction in ("auto", "mean") and has_workers(strategy):
+            return keras.tree.map_structure(
+                lambda value: strategy.reduce("MEAN", value, axis=None), values
+            )
+        return plain_reduce(values, strategy, reduction)
+
+    reduce.mended = True  # type: ignore[attr-defined]
+    trainer.TensorFlowTrainer._maybe_symbolic_build = build
+    trainer.reduce_per_replica = reduce

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -33,12 +33,21 @@ class ModelCallback(keras.callbacks.Callback):
 
     model: Any
 
+    def taken_until(self, batch: int) -> int:
+        """Batches that `fit` took until the end of one.
+
+        Where a call takes several, the last call of an epoch may take fewer, and Keras
+        counts it as a whole one.
+        """
+        steps = (self.params or {}).get("steps")
+        return min(batch + 1, steps) if steps else batch + 1
+
 
 class SparsityProbe(ModelCallback):
     """Counts non-zeros as training goes, and names a layer when all of it is dead.
 
     Args:
-        steps: Steps of an epoch.
+        steps: Batches of an epoch.
         mend: What would prevent that, as the start of a sentence.
     """
 
@@ -48,6 +57,7 @@ class SparsityProbe(ModelCallback):
         self.every = min(max(1, steps // PROBES_AN_EPOCH), MAX_STEPS_UNSEEN)
         self.layers: list[KernelSparsity] = []
         self.dead: set[str] = set()
+        self.taken = 0
 
     def probe(self) -> None:
         """Counts now."""
@@ -70,11 +80,13 @@ class SparsityProbe(ModelCallback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Counts before the first step."""
+        self.taken = 0
         self.probe()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts now and then."""
-        if (batch + 1) % self.every == 0:
+        before, self.taken = self.taken, self.taken_until(batch)
+        if self.taken // self.every > before // self.every:
             self.probe()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -130,10 +142,10 @@ class Progress(ModelCallback):
 
     Args:
         title: Such as "epoch 3/12".
-        steps: Steps of the epoch.
-        batch_size: Images a step.
+        steps: Batches of the epoch.
+        batch_size: Images of each.
         probe: Where the sparsity comes from; None for a dense net.
-        done: Steps of the epoch that an earlier run did.
+        done: Batches of the epoch that an earlier run did.
     """
 
     def __init__(
@@ -148,6 +160,7 @@ class Progress(ModelCallback):
         self.batch_size = batch_size
         self.probe = probe
         self.seconds = 0.0
+        self.taken = 0
         self.bar = tqdm(
             total=steps * batch_size,
             initial=done * batch_size,
@@ -160,6 +173,7 @@ class Progress(ModelCallback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the clock."""
+        self.taken = 0
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -168,7 +182,8 @@ class Progress(ModelCallback):
         if self.probe is not None:
             shown["sparsity"] = f"{100 * self.probe.sparsity:.1f} %"
         self.bar.set_postfix(shown, refresh=False)
-        self.bar.update(self.batch_size)
+        before, self.taken = self.taken, self.taken_until(batch)
+        self.bar.update((self.taken - before) * self.batch_size)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Stops the clock."""
@@ -180,18 +195,23 @@ class Interruption(ModelCallback):
     """Ends the training after the step that Ctrl-C or SIGTERM falls into.
 
     A second one kills. After SIGTERM little time is left: it ends an evaluation too.
+
+    Args:
+        agree: From the number of the signal that this process got, 0 without one, to
+            that for all processes that train together: called after every batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agree: Callable[[int], int] = int) -> None:
         super().__init__()
-        self.signal: int | None = None
+        self.agree = agree
+        self.received = self.signal = 0
         self.steps = 0
         self.cut_evaluation = False
 
     @property
     def caught(self) -> bool:
         """Whether there was one."""
-        return self.signal is not None
+        return self.signal != 0
 
     @property
     def terminated(self) -> bool:
@@ -211,9 +231,9 @@ class Interruption(ModelCallback):
                 signal.signal(number, handler)
 
         def catch(number: int, _: Any) -> None:
-            self.signal = number
+            self.received = number
             restore()
-            again = "SIGTERM" if self.terminated else "Ctrl-C"
+            again = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
             tqdm.write(f"Stopping after this step; {again} again kills.", sys.stderr)
 
         for number in before:
@@ -223,18 +243,24 @@ class Interruption(ModelCallback):
         finally:
             restore()
 
+    def look(self) -> None:
+        """Finds out whether there was a signal, here or in another process."""
+        self.signal = self.agree(self.received)
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Forgets the last epoch's steps."""
         self.steps = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the step, and stops."""
-        self.steps = batch + 1
+        self.steps = self.taken_until(batch)
+        self.look()
         if self.caught:
             self.model.stop_training = True
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stops an evaluation."""
+        self.look()
         if self.terminated:
             self.model.stop_evaluating = self.cut_evaluation = True
 
@@ -275,13 +301,15 @@ class TensorBoardWriter:
     def __init__(self, folder: pathlib.Path):
         import tensorflow as tf
 
-        self._tf = tf
-        self._writer = tf.summary.create_file_writer(str(folder))
+        self._tf, self._folder = tf, folder
+        self._writer: Any = None
 
     def write(
         self, epoch: int, scalars: dict[str, Any], layers: list[KernelSparsity]
     ) -> None:
         """Writes one epoch."""
+        if self._writer is None:  # which makes a file by being closed, too
+            self._writer = self._tf.summary.create_file_writer(str(self._folder))
         with self._writer.as_default(step=epoch):
             for name, value in scalars.items():
                 if isinstance(value, int | float):
@@ -293,4 +321,5 @@ class TensorBoardWriter:
 
     def close(self) -> None:
         """Ends the file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -148,10 +148,14 @@ class RunDirectory:
 
     Args:
         path: The folder.
+
+    Attributes:
+        writes: Whether this process writes: of several that train together, one does.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
+        self.writes = True
         self.last = self.path / "last.keras"
         self.previous = self.path / "previous.keras"
         self.best = self.path / "best.keras"
@@ -160,7 +164,7 @@ class RunDirectory:
         self.layers: list[dict[str, Any]] = []
 
     def check_free(self) -> None:
-        """Checks that a run can start here.
+        """Checks that a run can start here, if this process writes it.
 
         What a run leaves that is killed before its config.json is there does not count.
 
@@ -168,6 +172,8 @@ class RunDirectory:
             OSError: if the folder holds anything, is a file, or cannot be written to.
         """
         path = self.path
+        if not self.writes:
+            return
         if path.exists() and (
             not path.is_dir() or any(p.name[0] != "." for p in path.iterdir())
         ):
@@ -192,18 +198,30 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Makes the folder, keeps other runs out of it, and sweeps it.
 
+        If it did not exist and nothing was written, it is removed at the end. A process
+        that does not write leaves all of this to the one that does.
+
         Raises:
             BlockingIOError: if another process is at work in it.
             OSError: if it cannot be made or written.
         """
+        if not self.writes:
+            yield
+            return
         with contextlib.ExitStack() as held:
+            if not self.path.exists():
+                held.callback(self._remove_if_empty)
             with self.writing("The run directory"):
                 self.path.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(self.path))
-            for path in self.path.glob(".*"):
-                if _ASIDE.fullmatch(path.name):
-                    path.unlink()
+                for path in self.path.glob(".*"):
+                    if _ASIDE.fullmatch(path.name):
+                        path.unlink()
             yield
+
+    def _remove_if_empty(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     @contextlib.contextmanager
     def writing(self, what: str) -> Iterator[None]:
@@ -221,16 +239,17 @@ class RunDirectory:
             raise
         except OSError as error:
             mend = "Make room" if error.errno in _FULL else "See to it that it can"
-            good = (
-                "--resume goes on from the last checkpoint, which is whole"
-                if self.last.is_file()
-                else "there is no checkpoint yet"
-            )
             why = error.strerror or str(error)
             raise OSError(
-                f"{what} cannot be written: {why}. {mend}; {good}. "
+                f"{what} cannot be written: {why}. {mend}; {self.means_to_go_on()}. "
                 f"Received: run_dir={self.path}"
             ) from error
+
+    def means_to_go_on(self) -> str:
+        """What there is after a failure, as a clause of its message."""
+        if self.last.is_file():
+            return "--resume goes on from the last checkpoint, which is whole"
+        return "there is no checkpoint yet"
 
     def create(self, config: TrainConfig, command: str, data: dict[str, str]) -> None:
         """Writes config.json.
@@ -243,6 +262,8 @@ class RunDirectory:
         Raises:
             OSError: if it cannot be written, or there is a run already.
         """
+        if not self.writes:
+            return
         self.check_free()
         record = {
             "config": config.to_dict(),
@@ -341,6 +362,8 @@ class RunDirectory:
             }
             for layer in layers
         ]
+        if not self.writes:
+            return
         with self.writing("The table"):
             self._write("metrics.csv", METRICS, self.metrics)
             self._write("layers.csv", LAYERS, self.layers)

@@ -5,7 +5,8 @@ the paper's ImageNet recipe. `--config=quickstart` (a file under experiments/con
 any .toml, or another run's config.json) names a recipe; flags on the command line win.
 
 Ctrl-C writes a checkpoint after the step and ends with status 130. SIGTERM, which comes
-before a machine is taken away, does so with status 75. --resume then goes on.
+before a machine is taken away, does so with status 75; so ends a worker that has lost
+another (--strategy=multi_worker_mirrored). --resume then goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from absl import flags
 from str_keras import cli
 from str_keras.config import FIELDS, check_used
 from str_keras.config_files import find, from_dict, read
+from str_keras.distribution import WorkerLost
 
 FLAGS = flags.FLAGS
 
@@ -81,7 +83,10 @@ def main() -> None:
     except Interrupted as stop:
         status = cli.TERMINATED if stop.terminated else cli.INTERRUPTED
         raise cli.Stopped(str(stop), status) from None
-    print(f"\n{result.summary}\n\nwritten to {FLAGS.run_dir}")
+    except WorkerLost as lost:
+        raise cli.Stopped(str(lost), cli.TERMINATED) from lost
+    if result.worker == 0:
+        print(f"\n{result.summary}\n\nwritten to {FLAGS.run_dir}")
 
 
 if __name__ == "__main__":

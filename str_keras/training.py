@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import keras
@@ -16,7 +18,8 @@ from str_keras.alarms import DriftAlarm, LossWatch
 from str_keras.budget import Summary, summary
 from str_keras.checkpoint import Progress
 from str_keras.config import TrainConfig
-from str_keras.distribution import create_strategy
+from str_keras.data.order import Share
+from str_keras.distribution import Workers, create_strategy
 from str_keras.forecasting import Forecast, forecast
 from str_keras.model import find_thresholded
 from str_keras.monitoring import (
@@ -52,11 +55,13 @@ class Result:
         model: The trained model, thresholds and optimizer with it.
         metrics: A dictionary per epoch, with the columns of metrics.csv.
         summary: Of the model.
+        worker: Number of this process among those that trained together, from 0.
     """
 
     model: keras.Model
     metrics: list[dict[str, Any]]
     summary: Summary
+    worker: int = 0
 
 
 def _forecast(config: TrainConfig, model: Any, steps: int) -> Forecast | None:
@@ -72,6 +77,11 @@ def _forecast(config: TrainConfig, model: Any, steps: int) -> Forecast | None:
 def _print_plan(config: TrainConfig, model: Any, steps: int) -> None:
     """What will happen to the sparsity."""
     ramp = building.create_ramp(config, steps)
+    if config.steps_per_execution > 1 and config.method != "dense":
+        print(
+            f"a call of the program takes {config.steps_per_execution} batches: inside "
+            "of it thresholds on a ramp stay, and no alarm looks"
+        )
     if config.target is not None and ramp is not None:
         print(ramp.describe(model), flush=True)
     seen = _forecast(config, model, steps)
@@ -108,6 +118,26 @@ def _mend_of_death(config: TrainConfig) -> str:
     )
 
 
+def evaluation_size(images: int, batch_size: int, replicas: int) -> int:
+    """The batch size to evaluate with: that of training, or one near to it.
+
+    No replica must be left without images by the last batch: workers then take steps
+    of different numbers, and TensorFlow's convolutions on the CPU fail without any.
+
+    Args:
+        images: To evaluate on.
+        batch_size: Of training, a multiple of the replicas.
+        replicas: That split each batch.
+    """
+    smaller = range(batch_size, 0, -replicas)
+    larger = range(batch_size + replicas, images + replicas, replicas)
+    for size in (*smaller, *larger):
+        rest = images % size
+        if not rest or math.ceil(rest / replicas) * (replicas - 1) < rest:
+            return size
+    return batch_size  # fewer images than replicas
+
+
 class _Trainer:
     """One run: the epochs, their tables and checkpoints."""
 
@@ -118,20 +148,67 @@ class _Trainer:
         dataset: data.ImageDataset,
         model: Any,  # Keras' stubs want verbose and jit_compile to be strings
         progress: Progress,
+        workers: Workers,
     ):
         self.config, self.run, self.dataset, self.model = config, run, dataset, model
-        self.start = progress
+        self.start, self.workers = progress, workers
         self.steps = dataset.steps_per_epoch(config.batch_size)
-        self.interruption = Interruption()
-        self.probe = SparsityProbe(self.steps, _mend_of_death(config))
+        # What `fit` takes: batches, or where gradients accumulate their parts.
+        self.parts = config.gradient_accumulation_steps
+        self.batches = self.steps * self.parts
+        self.images = config.batch_size // self.parts
+        replicas = workers.strategy.num_replicas_in_sync
+        self.test_size = evaluation_size(dataset.info.num_test, self.images, replicas)
+        self.interruption = Interruption(self._agree)
+        self.probe = SparsityProbe(self.batches, _mend_of_death(config))
         self.probe.set_model(model)
-        self.watch = LossWatch(self.steps * config.epochs)
+        self.watch = LossWatch(self.batches * config.epochs)
         if "watch" in progress.state:
-            cut = 0 < progress.step < self.steps
+            cut = 0 < progress.step < self.batches
             self.watch.restore(progress.state["watch"], cut)
         seen = _forecast(config, model, self.steps)
         # A training that goes on has other kernels, but the same decay.
         self.alarm = None if seen is None else DriftAlarm(seen, model)
+
+    def _agree(self, signal: int) -> int:
+        """The signal that any worker got: all end after the same step."""
+        return int(self.workers.gather([signal]).max())
+
+    def _read(self, read: Callable[[Any], tf.data.Dataset]) -> Any:
+        """Batches as `fit` takes them; each of several workers reads its own share.
+
+        Args:
+            read: From a `tf.distribute.InputContext`, or None, to a pipeline.
+        """
+        if self.workers.count == 1:
+            return self._one_hot(read(None))
+        return self.workers.strategy.distribute_datasets_from_function(
+            lambda context: self._one_hot(read(context))
+        )
+
+    def _train_batches(self, epoch: int, done: int) -> Any:
+        """Those of an epoch, from one on."""
+
+        def read(context: Any) -> tf.data.Dataset:
+            each = Share.of(self.images, context).elements_per_step
+            whole = self.dataset.train(epoch, self.images, context)
+            return whole.take(self.batches * each).skip(done * each)
+
+        return self._read(read)
+
+    def _test_batches(self, count: int) -> Any:
+        """The first of those to evaluate on."""
+        size = self.test_size
+
+        def read(context: Any) -> tf.data.Dataset:
+            each = Share.of(size, context).elements_per_step
+            return self.dataset.evaluation(size, context).take(count * each)
+
+        return self._read(read)
+
+    def _told(self, number: int) -> int | None:
+        """The number of batches, of which pipelines of several workers do not know."""
+        return None if self.workers.count == 1 else number
 
     def _one_hot(self, batches: tf.data.Dataset) -> tf.data.Dataset:
         classes = self.dataset.info.num_classes
@@ -170,11 +247,12 @@ class _Trainer:
             row = self._fit(title, start)
         row |= self._evaluate(epoch + 1)
         if self.interruption.terminated and self.interruption.cut_evaluation:
-            self._stop(Progress(epoch, self.steps, {"row": row}), title)
+            self._stop(Progress(epoch, self.batches, {"row": row}), title)
         images = self.steps * self.config.batch_size
         row["images_per_second"] = round(images / row["seconds"], 1)
         row["seconds"] = round(row["seconds"], 3)
         self._finish_epoch(title, row, events)
+        self.interruption.look()
         if self.interruption.caught:
             raise Interrupted(
                 f"stopped after {title}; --resume goes on there",
@@ -184,14 +262,12 @@ class _Trainer:
     def _fit(self, title: str, start: Progress) -> dict[str, Any]:
         """Runs the steps of an epoch that are left, and gives its row."""
         config, epoch, done = self.config, start.epoch, start.step
-        batches = self.dataset.train(epoch, config.batch_size)
         if done:
-            batches = batches.skip(done)
             # Metrics have variables, into which means are written, from a batch on.
-            one = self.dataset.evaluation(config.batch_size).take(1)
-            self.model.evaluate(self._one_hot(one), verbose=0)
+            one = self._test_batches(1)
+            self.model.evaluate(one, verbose=0, steps=self._told(1))
         probe = None if config.method == "dense" else self.probe
-        bar = ProgressBar(title, self.steps, config.batch_size, probe, done)
+        bar = ProgressBar(title, self.batches, self.images, probe, done)
         ramp = building.create_ramp(config, self.steps)
         before = [c for c in (ramp, probe, self.alarm) if c is not None]
         means = Means(start.state.get("means"))
@@ -203,7 +279,8 @@ class _Trainer:
             rate = float(self.model.optimizer.learning_rate)
         try:
             history = self.model.fit(
-                self._one_hot(batches),
+                self._train_batches(epoch, done),
+                steps_per_epoch=self._told(self.batches - done),
                 initial_epoch=epoch,
                 epochs=epoch + 1,
                 shuffle=False,  # the pipeline does
@@ -230,11 +307,14 @@ class _Trainer:
         """Ends inside of an epoch."""
         self._save(progress)
         raise Interrupted(
-            f"stopped after step {progress.step} of {title}; --resume goes on there",
+            f"stopped after step {progress.step // self.parts} of {title}; --resume "
+            "goes on there",
             self.interruption.terminated,
         )
 
     def _save(self, progress: Progress) -> None:
+        if not self.run.writes:
+            return
         with self.run.writing("The checkpoint"):
             checkpoint.save(
                 self.model, self.run.last, self._watched(progress), self.run.previous
@@ -247,15 +327,20 @@ class _Trainer:
 
     def _is_cut(self, done: int) -> bool:
         """Whether the epoch, `done` steps of it before, ended before its last step."""
-        return self.interruption.caught and done + self.interruption.steps < self.steps
+        done += self.interruption.steps
+        return self.interruption.caught and done < self.batches
 
     def _evaluate(self, epoch: int) -> dict[str, Any]:
         last = epoch == self.config.epochs
         if epoch % self.config.evaluate_every and not last:
             return {"val_loss": "", "val_accuracy": ""}
-        batches = self._one_hot(self.dataset.evaluation(self.config.batch_size))
+        number = math.ceil(self.dataset.info.num_test / self.test_size)
         found = self.model.evaluate(
-            batches, verbose=0, return_dict=True, callbacks=[self.interruption]
+            self._test_batches(number),
+            steps=self._told(number),
+            verbose=0,
+            return_dict=True,
+            callbacks=[self.interruption],
         )
         return {"val_loss": found["cross_entropy"], "val_accuracy": found["accuracy"]}
 
@@ -265,6 +350,8 @@ class _Trainer:
         run, probe = self.run, self.probe
         # The table first: a run killed here repeats the epoch and its line.
         run.add_epoch(row, probe.layers)
+        if not run.writes:
+            return
         progress = Progress(row["epoch"])
         if best_epoch(run.metrics) == len(run.metrics) - 1:
             with run.writing("The checkpoint"):
@@ -310,19 +397,14 @@ def train_and_evaluate(
             work in it.
         monitoring.Diverged: if the loss is not finite.
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint.
+        distribution.WorkerLost: if another worker of the training is gone.
     """
-    run = RunDirectory(run_dir)
-    with contextlib.ExitStack() as held:
-        stored = None
-        if resume:
-            stored = run.read_config()
-            held.enter_context(run.locked())
-        else:
-            run.check_free()
-        return _with_settings(config, run, stored, command, held)
+    return _with_settings(config, RunDirectory(run_dir), resume, command)
 
 
-def _with_settings(config: TrainConfig, run: RunDirectory, *arguments: Any) -> Result:
+def _with_settings(
+    config: TrainConfig, run: RunDirectory, resume: bool, command: str
+) -> Result:
     """Trains with the seed and the precision of a configuration."""
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
@@ -330,7 +412,7 @@ def _with_settings(config: TrainConfig, run: RunDirectory, *arguments: Any) -> R
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.precision)
     try:
-        return _train(config, run, *arguments)
+        return _train(config, run, resume, command)
     finally:
         keras.config.set_dtype_policy(policy)
 
@@ -344,15 +426,40 @@ def _difference(stored: TrainConfig, config: TrainConfig) -> str:
     )
 
 
-def _train(
-    config: TrainConfig,
-    run: RunDirectory,
-    stored: TrainConfig | None,
-    command: str,
-    held: contextlib.ExitStack,
-) -> Result:
-    # Before any operation: collectives want to be configured first.
-    strategy = create_strategy(config.strategy)
+def _check_devices(config: TrainConfig, replicas: int) -> None:
+    """Refuses what Keras 3.15 cannot do on several replicas, and says what can."""
+    if replicas == 1:
+        return
+    if config.batch_size % replicas:
+        raise ValueError(
+            "--batch_size is that of all replicas together and must be a multiple of "
+            f"their number. Received: batch_size={config.batch_size}, "
+            f"replicas={replicas}"
+        )
+    if config.xla:
+        raise ValueError(
+            "Keras compiles a step with XLA on one device only: leave --xla out. "
+            f"Received: replicas={replicas}"
+        )
+    if config.steps_per_execution > 1:
+        raise ValueError(
+            "Keras takes several steps a call on one device only: leave "
+            "--steps_per_execution out. Received: "
+            f"steps_per_execution={config.steps_per_execution}, replicas={replicas}"
+        )
+    if config.gradient_accumulation_steps > 1:
+        raise ValueError(
+            "Keras accumulates gradients on one device only: leave "
+            "--gradient_accumulation_steps out, as each replica takes its part of the "
+            f"batch alone, or take more replicas. Received: replicas={replicas}, "
+            f"gradient_accumulation_steps={config.gradient_accumulation_steps}"
+        )
+
+
+def _prepare(
+    config: TrainConfig, run: RunDirectory, stored: TrainConfig | None, replicas: int
+) -> tuple[data.ImageDataset, TrainConfig]:
+    """The data, and the configuration with what follows from them, both checked."""
     dataset = data.load(
         config.dataset,
         image_size=config.image_size or None,
@@ -362,46 +469,56 @@ def _train(
         augment=config.augment,
         corrupt_images=config.corrupt_images,
     )
-    fingerprint = dataset.fingerprint()
     steps = dataset.steps_per_epoch(config.batch_size)
-    info = dataset.info
-    config = building.resolve(config, info.image_shape[0], steps)
+    config = building.resolve(config, dataset.info.image_shape[0], steps)
     if stored is not None and stored != config:
         raise ValueError(_difference(stored, config))
     if stored is not None:
-        run.check_data(fingerprint)
-    replicas = strategy.num_replicas_in_sync
-    if config.batch_size % replicas:
-        raise ValueError(
-            "--batch_size is that of all replicas together and must be a multiple of "
-            f"their number. Received: batch_size={config.batch_size}, "
-            f"replicas={replicas}"
+        run.check_data(dataset.fingerprint())
+    _check_devices(config, replicas)
+    return dataset, config
+
+
+def _train(
+    config: TrainConfig, run: RunDirectory, resume: bool, command: str
+) -> Result:
+    # Before any operation: collectives want to be configured first.
+    strategy = create_strategy(config.strategy)
+    workers = Workers(strategy)
+    run.writes = workers.is_chief
+    with workers.told_of_loss(run.means_to_go_on), contextlib.ExitStack() as held:
+        with workers.all_or_none():
+            stored = run.read_config() if resume else None
+            if stored is None:
+                run.check_free()
+            held.enter_context(run.locked())
+            replicas = strategy.num_replicas_in_sync
+            dataset, config = _prepare(config, run, stored, replicas)
+            fingerprint = dataset.fingerprint()
+        workers.check_same(
+            **{"configuration": [config.to_dict(), resume], "data": fingerprint}
         )
-    if config.xla and replicas > 1:
-        raise ValueError(
-            "Keras compiles a step with XLA on one device only: leave --xla out. "
-            f"Received: replicas={replicas}"
-        )
-    with strategy.scope():
-        found = None
+        info, steps = dataset.info, dataset.steps_per_epoch(config.batch_size)
+        with strategy.scope():
+            found = None
+            if stored is not None:
+                found = checkpoint.load_newest(run.last, run.previous, run.writes)
+            model, progress = found or (
+                building.create(config, info.image_shape, info.num_classes, steps),
+                Progress(0),
+            )
+        workers.check_same(checkpoint=dataclasses.asdict(progress))
         if stored is not None:
-            found = checkpoint.load_newest(run.last, run.previous)
-        model, progress = found or (
-            building.create(config, info.image_shape, info.num_classes, steps),
-            Progress(0),
-        )
-    if stored is not None:
-        run.read_tables(progress.epoch)
-    else:
-        held.enter_context(run.locked())
-        run.create(config, command, fingerprint)
-    if progress == Progress(0):  # later, the kernels are not those of the start
-        _print_plan(config, model, steps)
-        _print_form(config, model)
-    trainer = _Trainer(config, run, dataset, model, progress)
-    trainer.train()
-    counted = summary(model)
-    with run.writing("The summary"):
-        counted.to_csv(run.path / "budget.csv")
-        counted.to_json(run.path / "summary.json")
-    return Result(model, run.metrics, counted)
+            run.read_tables(progress.epoch)
+        else:
+            run.create(config, command, fingerprint)
+        if progress == Progress(0) and run.writes:  # later, kernels are others
+            _print_plan(config, model, steps)
+            _print_form(config, model)
+        _Trainer(config, run, dataset, model, progress, workers).train()
+        counted = summary(model)
+        if run.writes:
+            with run.writing("The summary"):
+                counted.to_csv(run.path / "budget.csv")
+                counted.to_json(run.path / "summary.json")
+        return Result(model, run.metrics, counted, workers.index)

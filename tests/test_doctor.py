@@ -275,6 +275,12 @@ def test_combinations_of_each_kind_of_machine(monkeypatch):
     monkeypatch.setenv("TPU_NAME", "pod")
     tpu = by_name(diagnosis.examine_combinations("tensorflow", {"CPU": 1}))["tpu"]
     assert tpu.told == "TPU_NAME=pod, not tried"
+    for number, told in ((1, "works as mirrored"), (2, "works in str_keras.train")):
+        cluster = {"cluster": {"worker": ["a:1", "b:1"][:number]}}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+        found = by_name(diagnosis.examine_combinations("tensorflow", {"CPU": 1}))
+        workers = found["multi_worker_mirrored"]
+        assert workers.state == "ok" and told in workers.told
 
 
 @pytest.mark.slow

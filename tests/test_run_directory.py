@@ -31,6 +31,8 @@ def test_two_runs_in_one_directory_are_refused(run):
         said = str(error.value)
         assert re.search(r"Another process .* Received: run_dir=.*new/run, pid=", said)
         assert f"pid={os.getpid()}, host={os.uname().nodename}" in said
+    assert not run.path.exists()
+    run.path.mkdir()
     with RunDirectory(run.path).locked():
         assert [p.name for p in run.path.iterdir()] == [".lock"]
     assert list(run.path.iterdir()) == []

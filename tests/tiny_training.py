@@ -24,7 +24,7 @@ def write_images(root: pathlib.Path) -> pathlib.Path:
     return root
 
 
-def tiny(input_shape, classes, stem, synchronized, weights):
+def tiny(input_shape, classes, stem, synchronized, weights, normalized=True):
     """A net of four kernels: MobileNetV1 takes ten times as long to trace."""
     layers = keras.layers
     inputs = x = keras.Input(input_shape)
@@ -41,7 +41,8 @@ def tiny(input_shape, classes, stem, synchronized, weights):
         layers.GlobalAveragePooling2D(),
         layers.Dense(classes, use_bias=False, dtype="float32", name="fc"),
     ):
-        x = layer(x)
+        if normalized or not isinstance(layer, layers.BatchNormalization):
+            x = layer(x)
     model = keras.Model(inputs, x, name="tiny")
     if weights:
         model.load_weights(weights)
