@@ -1,8 +1,10 @@
 """`python tests/tiny_suite.py --suite=tiny ...`: the runner, with runs of seconds."""
 
 import contextlib
+import dataclasses
 
 import keras
+import tiny_training
 
 from experiments import recipes, run, suites
 from str_keras import cli, models
@@ -23,20 +25,30 @@ def cells(grid):
     return [grid.cell("dense", None, 0), *(grid.cell(m, 0.9, 0) for m in methods)]
 
 
+def target_cells(grid):
+    """What is led to a sparsity by nothing but its name."""
+    return [grid.target_cell("str", 0.7, 0)]
+
+
 @contextlib.contextmanager
 def registered(decay=0.055, **changes):
-    """The suite "tiny" is there inside the block."""
+    """The suites "tiny" and "tiny_targets" are there inside the block."""
     changes = {"epochs": 3, **changes}
     grid = suites.Grid("fashion_mnist_5k", "tiny_net", "tiny", changes)
     thresholds = {0.9: (decay, -4.0)}
-    models.ARCHITECTURES["tiny_net"] = tiny_net
+    nets = {"tiny_net": tiny_net, "tiny_depthwise": tiny_training.tiny}
+    models.ARCHITECTURES.update(nets)
     recipes.RECIPES["tiny"] = dict.fromkeys(("str", "str_global"), thresholds)
     suites.SUITES["tiny"] = (grid, cells)
+    targets = dataclasses.replace(grid, architecture="tiny_depthwise")
+    suites.SUITES["tiny_targets"] = (targets, target_cells)
     try:
         yield grid
     finally:
-        del models.ARCHITECTURES["tiny_net"], recipes.RECIPES["tiny"]
-        del suites.SUITES["tiny"]
+        for name in nets:
+            del models.ARCHITECTURES[name]
+        del recipes.RECIPES["tiny"]
+        del suites.SUITES["tiny"], suites.SUITES["tiny_targets"]
 
 
 if __name__ == "__main__":
