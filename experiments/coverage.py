@@ -317,8 +317,8 @@ Rows that are not *equal* are of a step whose gradients were not clipped. Batch
 normalization over two examples of one pixel made them as large as 5e7 in a dense
 ResNet50, whose outputs were not finite after that step either. Outputs of NaN then
 counted as different from themselves, and gradients of that size may meet the decay of a
-threshold, which stands still. Clipped, as the program does it now, ResNet50 and
-MobileNetV2 were equal; these rows are not run again yet: the command goes on with them.
+threshold, which stands still. Clipped, as the program does it now, all that were run
+again are equal; the command goes on with the rest.
 """
 
 
