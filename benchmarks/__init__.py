@@ -1,0 +1,1 @@
+"""What training and the tools cost, measured side by side: RESULTS.md."""
