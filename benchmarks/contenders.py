@@ -7,6 +7,7 @@ those took. At the end of its input it says the most memory that it ever held, i
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import sys
@@ -52,6 +53,10 @@ def _by_fit(model: Any, batch: tuple[Any, Any], callbacks: Any = ()) -> Train:
     )
 
 
+def _kernel_bytes(model: Any) -> int:
+    return sum(4 * math.prod(w.shape) for w in model.weights if len(w.shape) > 1)
+
+
 def _ours(net: str, method: str, batch_size: int) -> tuple[Train, int]:
     import keras
 
@@ -59,7 +64,7 @@ def _ours(net: str, method: str, batch_size: int) -> tuple[Train, int]:
     from benchmarks import nets
 
     model = nets.create(net)
-    size = sum(4 * keras.ops.size(w) for w in model.weights if len(w.shape) > 1)
+    size = _kernel_bytes(model)
     callbacks = []
     if method == "str":  # as published: learned thresholds that nothing leads
         model = stk.sparsify(model, s_init=-12.0)
@@ -80,9 +85,9 @@ def _pquant(net: str, method: str, batch_size: int) -> tuple[Train, int]:
     from benchmarks import nets
 
     model = nets.create(net)
-    size = sum(4 * keras.ops.size(w) for w in model.weights if len(w.shape) > 1)
+    size = _kernel_bytes(model)
     if method != "pquant_dense":
-        from pquant.core.keras.layers import (
+        from pquant.core.keras.layers import (  # type: ignore[import-not-found]
             post_pretrain_functions,
             pre_epoch_functions,
         )
@@ -106,16 +111,15 @@ def _tf_keras(net: str, method: str, batch_size: int) -> tuple[Train, int]:
 
     from benchmarks import nets
 
-    model = nets.create_tf_keras(net)
-    size = sum(
-        4 * int(w.shape.num_elements()) for w in model.weights if w.shape.rank > 1
-    )
+    model: Any = nets.create_tf_keras(net)
+    size = _kernel_bytes(model)
     callbacks = []
     if method == "tfmot":
         import tensorflow_model_optimization as tfmot
 
         ramp = tfmot.sparsity.keras.ConstantSparsity(LEVEL, 0, frequency=10)
-        model = tfmot.sparsity.keras.prune_low_magnitude(model, ramp)
+        wrap: Any = tfmot.sparsity.keras.prune_low_magnitude
+        model = wrap(model, ramp)
         callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
     model.compile(
         tf_keras.optimizers.SGD(RATE, 0.875, nesterov=True, weight_decay=5e-5),

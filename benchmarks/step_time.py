@@ -167,7 +167,7 @@ def summarize(
 
     rows = []
     for name, one in found.items():
-        row = dict.fromkeys(COLUMNS, "") | {"method": name}
+        row: dict[str, Any] = {**dict.fromkeys(COLUMNS, ""), "method": name}
         row |= {"dense": twins.get(name, name), "reason": one.get("reason", "")}
         twin = found[row["dense"]]
         if one["seconds"]:

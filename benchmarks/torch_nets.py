@@ -11,7 +11,7 @@ from torch import nn
 
 # The parity tests hold these nets equal to ours, weight by weight.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "parity"))
-import torch_side
+import torch_side  # type: ignore[import-not-found]
 
 from benchmarks.nets import BLOCKS, CLASSES, HEADS, LENGTH, SIDES, WIDTH
 
@@ -23,12 +23,12 @@ class STRLinear(nn.Linear):
         super().__init__(inputs, outputs)
         self.sparseThreshold = nn.Parameter(torch.full((1, 1), -12.0))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """`(..., inputs)` to `(..., outputs)`."""
         w = self.weight
         limit = torch.sigmoid(self.sparseThreshold)
         sparse = torch.sign(w) * torch.relu(w.abs() - limit)
-        return nn.functional.linear(x, sparse, self.bias)
+        return nn.functional.linear(input, sparse, self.bias)
 
 
 class Block(nn.Module):
@@ -82,7 +82,6 @@ def create(net: str, sparse: bool) -> tuple[nn.Module, tuple[int, ...]]:
         model: nn.Module = torch_side.MobileNet(1.0, CLASSES, kind)
     else:
         model = torch_side.ResNet(4, [3, 4, 6, 3], CLASSES, kind)
-    for module in model.modules():
-        if isinstance(module, torch_side.STRConv2d):
-            nn.init.constant_(module.sparseThreshold, -12.0)
+    for convolution in torch_side.modules(model, torch_side.STRConv2d):
+        nn.init.constant_(convolution.sparseThreshold, -12.0)
     return model, (3, side, side)
