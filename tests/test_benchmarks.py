@@ -69,7 +69,7 @@ def test_without_the_twin_there_is_no_ratio():
 
 
 def test_a_method_brings_its_dense_one():
-    assert step_time.choose(["torch_str"]) == ["torch_str", "torch_dense"]
+    assert set(step_time.choose(["torch_str"])) == {"torch_str", "torch_dense"}
     assert len(set(step_time.choose([]))) == len(step_time.choose([])) > 15
     with pytest.raises(ValueError, match="Received: 'strr'"):
         step_time.choose(["strr"])
