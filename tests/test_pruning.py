@@ -66,6 +66,24 @@ def test_the_largest_weights_are_read(rate):
     assert stk.summary(plain).prunable.nonzeros == counted.nonzeros
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kept", [0, 1, 7, 36, 37, 71, 72])
+def test_the_threshold_is_the_largest_that_goes(dtype, kept):
+    """Of weights that tie, of zeros, of the smallest and the largest floats."""
+    limits = np.finfo(dtype)
+    some = [0.0, -0.0, 1.0, -1.0, 1.5, limits.max, -limits.tiny, np.inf]
+    weights = np.random.default_rng(0).choice(some, 72).astype(dtype).reshape(9, 8)
+    layers = [keras.Input((9,)), keras.layers.Dense(8, use_bias=False, dtype=dtype)]
+    model = stk.prune(keras.Sequential(layers), 0.5)
+    (item,) = find_thresholded(model)
+    item.kernel.variable.assign(weights)
+    model.kept.assign([kept])
+    sizes = np.sort(np.abs(weights).ravel())
+    smallest = sizes[-kept] if kept else np.inf
+    dropped = sizes[sizes < smallest]
+    assert float(numpy(item.threshold())) == dropped.max(initial=0)
+
+
 def test_raw_weights_stay_and_the_dense_model_is_not_touched():
     dense = make_net()
     before = [numpy(v).copy() for v in dense.weights]
