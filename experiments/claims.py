@@ -25,9 +25,9 @@ COLLAPSED = 0.15
 NEAR = math.log(4)
 """In the logarithm of density: a run stands beside another method's only where one of
 that is so near; a line from the dense net to the sparsest says nothing between."""
-LED = ("lats", "str_filter", "str_filter_macs")
+LED = ("str", "str_filter", "str_filter_macs0.5", "lats")
 """Of the presets that are led to a target, those that stand against other libraries."""
-RIVALS = ("tfmot", "pquant_autosparse", "pquant_dst", "pquant_cs")
+RIVALS = ("tfmot", "pquant_autosparse", "pquant_cs")
 SHIFTED = 0.005
 """A mean sparsity so far from the level is told beside the values."""
 

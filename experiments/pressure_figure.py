@@ -21,6 +21,8 @@ PRESSURES = {PRESET: 0.0} | {
     if preset == PRESET
 }
 """Exponents of the MACs per weight, by what rows call the method."""
+DEEPEST = 0.2
+"""Accuracies down to so much below the best are shown, and lower ones named."""
 _LOOKS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
 
 
@@ -52,6 +54,10 @@ def _fill(figure: Figure, lines: dict[float, list[tuple[float, list[Result]]]]) 
     axes: Any = figure.subplots()
     every = [run for line in lines.values() for _, runs in line for run in runs]
     macs_axis(axes, [run.sparse_macs for run in every])
+    best = max(run.accuracy for run in every)
+    # A net that collapsed would press all others into a line.
+    floor = max(best - DEEPEST, min(run.accuracy for run in every))
+    axes.set_ylim(floor - 0.01, best + 0.02)
     for (level, line), (color, marker) in zip(lines.items(), _LOOKS, strict=False):
         x, y = (
             [statistics.median(getattr(r, name) for r in runs) for _, runs in line]
@@ -59,6 +65,7 @@ def _fill(figure: Figure, lines: dict[float, list[tuple[float, list[Result]]]]) 
         )
         label = f"{100 * level:g} % of zeros"
         axes.plot(x, y, color=color, marker=marker, markersize=6, label=label)
+        rows = 0
         for (pressure, runs), at in zip(line, zip(x, y, strict=True), strict=True):
             axes.plot(
                 [r.sparse_macs for r in runs],
@@ -69,10 +76,14 @@ def _fill(figure: Figure, lines: dict[float, list[tuple[float, list[Result]]]]) 
                 linestyle="",
                 alpha=0.45,
             )
+            x_at, y_at = at
+            below = y_at < floor
+            rows += below
             axes.annotate(
-                f"{pressure:g}",
-                at,
-                xytext=(0, 7),
+                f"{pressure:g}: {percent_tick(y_at, 0)}" if below else f"{pressure:g}",
+                (x_at, floor - 0.01) if below else at,
+                # Those below, one above the other.
+                xytext=(0, 12 * rows - 6 if below else 7),
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,

@@ -196,7 +196,8 @@ def _draw(
             [handles[name] for name in ordered],
             [methods.find(name).label for name in ordered],
             loc="outside upper left",
-            ncols=5,
+            # Presets and libraries have longer names.
+            ncols=4 if analysis.are_led(results) else 5,
         )
 
     return png(fill, height=_HEIGHT + _ROW * rows)
