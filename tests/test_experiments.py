@@ -65,7 +65,7 @@ def start(tmp_path):
                 cwd=ROOT,
                 env={
                     **os.environ,
-                    "PYTHONPATH": str(ROOT),
+                    "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUITE.parent)]),
                     "KERAS_BACKEND": backend,
                 },
                 stdout=subprocess.PIPE,
