@@ -18,7 +18,8 @@ def _transformer(layers: Any, model: Any) -> Any:
         attention = layers.MultiHeadAttention(HEADS, WIDTH // HEADS, name=f"heads{i}")
         x = layers.Add()([x, attention(y, y)])
         y = layers.LayerNormalization(name=f"norm{i}_2")(x)
-        y = layers.Dense(4 * WIDTH, "relu", name=f"up{i}")(y)
+        # Of a Dense with an activation PQuantML makes two layers.
+        y = layers.ReLU()(layers.Dense(4 * WIDTH, name=f"up{i}")(y))
         x = layers.Add()([x, layers.Dense(WIDTH, name=f"down{i}")(y)])
     x = layers.GlobalAveragePooling1D()(x)
     return model(inputs, layers.Dense(CLASSES, name="fc")(x))
