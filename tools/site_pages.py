@@ -24,6 +24,7 @@ RESULTS = "results.md"
 OUTSIDE = {
     "index.md": "README.md",
     RESULTS: "README.md",
+    "benchmarks.md": "benchmarks/RESULTS.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
