@@ -123,7 +123,8 @@ def random_resized_crop(
     else:
         window = from_pixels()
     window = tf.image.resize(window, [size, size], antialias=True)
-    window = tf.cond(draws[-1] < 0.5, lambda: window[:, ::-1], lambda: window)
+    # `tf.reverse` and not a slice backwards: a tenth of the time.
+    window = tf.cond(draws[-1] < 0.5, lambda: tf.reverse(window, [1]), lambda: window)
     return tf.ensure_shape(window, [size, size, channels])
 
 

@@ -1,6 +1,7 @@
-"""The pipeline: shuffle, decode, augment, batch, normalize, prefetch."""
+"""The pipeline: shuffle, decode, augment, normalize, batch, prefetch."""
 
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -135,12 +136,8 @@ class ImageDataset:
         if isinstance(self._source, ArraySource):
             batches = self._by_batch("test", share)
         else:
-            batches = self._normalized(
-                self._source.examples("test", share, key=None).map(
-                    self._resize_one, num_parallel_calls=tf.data.AUTOTUNE
-                ),
-                share,
-            )
+            images = self._source.examples("test", share, key=None)
+            batches = self._normalized(images, self._resize_one, share)
         return _finish(batches, sharded=input_context is not None)
 
     def raw(
@@ -221,15 +218,22 @@ class ImageDataset:
             return image, label
 
         images = self._source.examples("train", share, order_key)
-        images = images.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
-        return self._normalized(images, share, drop_remainder=True)
+        return self._normalized(images, augment, share, drop_remainder=True)
 
     def _normalized(
-        self, images: Dataset, share: Share, drop_remainder: bool = False
+        self,
+        images: Dataset,
+        prepare: Callable[..., tuple[Tensor, Tensor]],
+        share: Share,
+        drop_remainder: bool = False,
     ) -> Dataset:
-        normalize = self.preprocessing.normalize
-        batches = images.batch(share.element_size, drop_remainder=drop_remainder)
-        return batches.map(lambda image, label: (normalize(image), label))
+        def prepare_one(*example: Tensor):
+            image, label = prepare(*example)
+            # Here, where images are worked on in parallel and are still in the cache.
+            return self.preprocessing.normalize(image), label
+
+        images = images.map(prepare_one, num_parallel_calls=tf.data.AUTOTUNE)
+        return images.batch(share.element_size, drop_remainder=drop_remainder)
 
     def _resize_one(self, image: Tensor, label: Tensor, index: Tensor = None):
         del index
