@@ -16,6 +16,7 @@ from typing import Any
 import keras
 
 from str_keras import files
+from str_keras.processors import usable_cores
 from str_keras.run_directory import git_revision, versions
 
 COLUMNS = (
@@ -166,7 +167,7 @@ def hardware(threads: int | None) -> str:
     name = _accelerator()
     if name:
         return name
-    usable = len(os.sched_getaffinity(0))  # fewer under taskset and in containers
+    usable = usable_cores()
     return f"{_processor()}, {min(threads or usable, usable)} of {os.cpu_count()} cores"
 
 

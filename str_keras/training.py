@@ -212,10 +212,7 @@ class _Trainer:
 
     def _one_hot(self, batches: tf.data.Dataset) -> tf.data.Dataset:
         classes = self.dataset.info.num_classes
-        return batches.map(
-            lambda images, labels: (images, tf.one_hot(labels, classes)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+        return batches.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
 
     def train(self) -> None:
         """Runs the epochs that are left."""

@@ -265,13 +265,14 @@ def test_sharded_evaluation_is_disjoint_and_complete(numbered):
     assert [len(shard) for shard in shards] == [12, 11]
 
 
-def test_sharding_is_left_to_us(numbered):
+def test_sharding_and_threads_are_left_to_us(numbered):
     policies = tf.data.experimental.AutoShardPolicy
     for context, policy in ((contexts(2, 2)[0], policies.OFF), (None, policies.DATA)):
         for dataset in (numbered.train(0, 4, context), numbered.evaluation(4, context)):
             distribute = dataset.options().experimental_distribute
             assert distribute.auto_shard_policy == policy
             assert dataset.options().deterministic
+            assert dataset.options().autotune.enabled is False
 
 
 def test_mirrored_strategy_reads_both_ways_alike(numbered, mirrored):

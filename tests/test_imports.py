@@ -123,6 +123,7 @@ ROOMS = [
     "thresholds",
     "operators",
     "files",
+    "processors",
     "tables",
     "startup",
     "internals",

@@ -57,7 +57,13 @@ def _group(title: str, rooms: str, left: float, right: float, floor: int) -> Gro
 
 # What imports stands above what it imports from.
 GROUPS = [
-    _group("Files and terminal", "files locking tables startup cli", 0, 0.26, 0),
+    _group(
+        "Machine, files, terminal",
+        "processors files locking tables startup cli",
+        0,
+        0.26,
+        0,
+    ),
     _group("Thresholds, operators", "registries thresholds operators", 0.3, 0.68, 0),
     _group("Keras' inside, policies", "internals policies", 0.72, 1, 0),
     _group(

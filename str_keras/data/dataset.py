@@ -12,6 +12,7 @@ from str_keras.data.info import DatasetInfo, corrupt
 from str_keras.data.order import Share, epoch_keys
 from str_keras.data.preprocessing import Preprocessing, check_positive_int
 from str_keras.data.sources import SPLITS, ArraySource, Dataset, Source, Tensor
+from str_keras.processors import usable_cores
 
 _OUT_OF_RANGE = re.compile(r"assertion failed: \[(.*? label out of .*?):\] \[(-?\d+)")
 
@@ -168,7 +169,7 @@ class ImageDataset:
             )
         examples = self._source.examples(split, Share.of(1), key=None)
         examples = examples.skip(offset).take(count).map(self._resize_one)
-        pairs = list(examples.prefetch(tf.data.AUTOTUNE).as_numpy_iterator())
+        pairs = list(examples.prefetch(2).as_numpy_iterator())
         images, labels = (np.stack(parts) for parts in zip(*pairs, strict=True))
         return np.rint(images).astype(np.uint8), labels
 
@@ -200,7 +201,7 @@ class ImageDataset:
 
         indices = source.indices(split, share, order_key)
         indices = indices.batch(share.element_size, drop_remainder=split == "train")
-        return indices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+        return indices.map(gather, num_parallel_calls=usable_cores())
 
     def _train_by_image(self, share: Share, order_key: int, draw_key: int) -> Dataset:
         size, channels = self.preprocessing.image_size, self.preprocessing.channels
@@ -232,7 +233,7 @@ class ImageDataset:
             # Here, where images are worked on in parallel and are still in the cache.
             return self.preprocessing.normalize(image), label
 
-        images = images.map(prepare_one, num_parallel_calls=tf.data.AUTOTUNE)
+        images = images.map(prepare_one, num_parallel_calls=usable_cores())
         return images.batch(share.element_size, drop_remainder=drop_remainder)
 
     def _resize_one(self, image: Tensor, label: Tensor, index: Tensor = None):
@@ -249,9 +250,11 @@ def _draws(shape: list[int], seed: Tensor) -> Tensor:
 def _finish(batches: Dataset, sharded: bool) -> Dataset:
     options = tf.data.Options()
     options.deterministic = True
+    # What TensorFlow tunes settles, at random, at one core of two: see benchmarks/.
+    options.autotune.enabled = False
     policies = tf.data.experimental.AutoShardPolicy
     # A pipeline that reads its own share must not be sharded once more.
     options.experimental_distribute.auto_shard_policy = (
         policies.OFF if sharded else policies.DATA
     )
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return batches.prefetch(2).with_options(options)

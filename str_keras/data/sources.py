@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from str_keras.data.order import Share, permutation
+from str_keras.processors import usable_cores
 
 Dataset: TypeAlias = Any  # tf.data.Dataset, which has no usable types
 Tensor: TypeAlias = Any
@@ -91,7 +92,7 @@ class IndexedSource(Source):
         """See `Source.examples`."""
         return self.indices(split, share, key).map(
             lambda index: (*self.fetch(split, index), index),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=usable_cores(),
         )
 
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 
 from str_keras.diagnosis.finding import Finding
+from str_keras.processors import usable_cores
 
 _CPUINFO = pathlib.Path("/proc/cpuinfo")
 _MEMINFO = pathlib.Path("/proc/meminfo")
@@ -45,8 +46,7 @@ def _fields(text: str) -> dict[str, str]:
 
 def _processor() -> Finding:
     fields, machine = _fields(_read(_CPUINFO)), platform.machine()
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    count = count or os.cpu_count() or 1
+    count = usable_cores()
     name = fields.get("model name") or machine
     flags = fields.get("flags", "").split()
     has = [vector for vector in _VECTORS if vector in flags]
