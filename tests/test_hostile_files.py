@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -146,6 +147,73 @@ def test_unpickles_no_weights(tmp_path, mark):
     rewrite(path, change)
     with pytest.raises(ValueError, match="Keras cannot load"):
         checkpoint.load_model(path)
+
+
+def group_link(layer, secret):
+    del layer["vars"]
+    layer["vars"] = h5py.ExternalLink(secret, "vars")
+
+
+def dataset_link(layer, secret):
+    del layer["vars/0"]
+    layer["vars/0"] = h5py.ExternalLink(secret, "vars/0")
+
+
+def soft_link(layer, secret):
+    layer["other"] = layer["vars/0"][()]
+    del layer["vars/0"]
+    layer["vars/0"] = h5py.SoftLink(f"{layer.name}/other")
+
+
+def external_dataset(layer, secret):
+    shape, dtype = layer["vars/0"].shape, layer["vars/0"].dtype
+    del layer["vars/0"]
+    storage = [(secret, 0, h5py.h5f.UNLIMITED)]
+    layer.create_dataset("vars/0", shape, dtype, external=storage)
+
+
+def virtual_dataset(layer, secret):
+    shape, dtype = layer["vars/0"].shape, layer["vars/0"].dtype
+    layout = h5py.VirtualLayout(shape, dtype)
+    layout[...] = h5py.VirtualSource(secret, "vars/0", shape)
+    del layer["vars/0"]
+    layer.create_virtual_dataset("vars/0", layout)
+
+
+@pytest.mark.parametrize("form", [".keras", ".weights.h5"])
+@pytest.mark.parametrize(
+    "change", [group_link, dataset_link, soft_link, external_dataset, virtual_dataset]
+)
+def test_takes_no_weights_from_elsewhere(tmp_path, change, form):
+    """HDF5 can name other files of the machine, whose content would be in the model."""
+    options = {"alpha": 0.25, "input_shape": (32, 32, 3), "classes": 3}
+    net = stk.models.MobileNetV1(**options)
+    weights = tmp_path / "hostile.weights.h5"
+    net.save_weights(weights)
+    secret = os.fspath(tmp_path / "secret.h5")
+    with h5py.File(weights, "r+") as file:
+        found = [name for name in _groups(file) if "vars/0" in file[name]]
+        layer = file[found[-1]]
+        with h5py.File(secret, "w") as other:
+            for name, value in layer["vars"].items():
+                other[f"vars/{name}"] = np.full_like(value, 42)
+        change(layer, secret)
+    path = weights
+    if form == ".keras":
+        path = tmp_path / "hostile.keras"
+        net.save(path)
+        content = {"model.weights.h5": weights.read_bytes()}
+        rewrite(path, lambda members: members.update(content))
+        with pytest.raises(ValueError, match="Keras cannot load the model"):
+            checkpoint.load_model(path)
+    with pytest.raises(ValueError, match=r"Cannot load these weights .+Not allowed"):
+        stk.models.MobileNetV1(**options, weights=path)
+
+
+def _groups(file):
+    names = []
+    file.visit(names.append)
+    return [name for name in names if isinstance(file[name], h5py.Group)]
 
 
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5", "model"])
